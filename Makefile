@@ -1,0 +1,99 @@
+# Every command there is. Each target sets up what it needs inside this folder; nothing global is touched.
+.DEFAULT_GOAL := help
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+# Settings, as in `make setup RUNTIME=cpu` or `make serve ARGS="--port 50052"`.
+CANDIDATES := python3.11 python3 python3.12 python3.13 python3.14
+RECENT := import sys; sys.exit(sys.version_info < (3, 11))
+PYTHON ?= $(shell for p in $(CANDIDATES); do "$$p" -c '$(RECENT)' 2>/dev/null && { command -v "$$p"; break; }; done || true)
+# gpu runs on CPUs too; its wheels exist for Linux on x86-64 only.
+RUNTIME ?= $(if $(filter Linux-x86_64,$(shell uname -sm | tr ' ' -)),gpu,cpu)
+REPO ?= models
+MODEL ?=
+NAME ?= $(MODEL)
+ARGS ?=
+
+PRESETS := patch-embedding
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready-$(RUNTIME)
+PROTO_VENV := .venv-proto
+PROTO_BIN := $(PROTO_VENV)/bin
+PROTO_READY := $(PROTO_VENV)/.ready
+# The released contract: `.venv/bin/buf build -o protos/vitral-v1.binpb`, run once at the first release and checked in.
+RELEASED := protos/vitral-v1.binpb
+
+define need_python
+@test -n "$(PYTHON)" || { echo "vitral needs Python 3.11 or newer, and none of $(CANDIDATES) is; \
+name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+endef
+
+.PHONY: help setup demo export serve test lint proto proto-check bench clean
+
+help: ## Show this list
+	@echo "make TARGET, where TARGET is"
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+		| while IFS=$$'\t' read -r target what; do printf '  %-12s %s\n' "$$target" "$$what"; done
+
+setup: $(READY) ## Make .venv with everything to develop, export and serve (RUNTIME=gpu|cuda|cpu)
+
+# Another RUNTIME means another environment: two runtimes in one overwrite each other's files.
+$(READY): pyproject.toml constraints.txt
+	$(need_python)
+	@echo "setting up $(VENV) (runtime: $(RUNTIME))"
+	@if ls $(VENV)/.ready-* >/dev/null 2>&1 && ! test -e $@; then rm -rf $(VENV); fi
+	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install -qq --constraint constraints.txt \
+		--editable '.[export,server,cli,$(RUNTIME),dev]'
+	@touch $@
+
+demo: $(READY) ## Export the ViT-B/16 patch embedding, serve it, embed photographs, compare with PyTorch
+	@$(BIN)/python examples/demo.py --repo $(REPO)
+
+export: $(READY) ## Export all presets into models/, or one: MODEL=patch-embedding [NAME=...] [ARGS=...]
+	@for preset in $(or $(MODEL),$(PRESETS)); do \
+		$(BIN)/vitral-export build "$$preset" --name "$(if $(MODEL),$(NAME),$$preset)" --repo $(REPO) $(ARGS) || exit 1; \
+	done
+
+serve: $(READY) ## Serve models/ on port 50051 (ARGS="--port 50052"); exports first when it is empty
+	@if test -z "$$(ls $(REPO) 2>/dev/null)"; then \
+		echo "$(REPO) is empty: exporting $(PRESETS) with random weights first"; \
+		$(MAKE) --no-print-directory export MODEL= ARGS=; \
+	fi
+	@exec $(BIN)/vitral-server --repo $(REPO) $(ARGS)
+
+test: lint proto-check ## Run lint, the stale-proto check and all tests (ARGS="-k name" for some)
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: $(READY) ## Check style, types, the import rule and the protos
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/mypy examples
+	@MYPYPATH=tools $(BIN)/mypy --ignore-missing-imports tools
+	@$(BIN)/lint-imports
+	@$(BIN)/buf lint
+	@if test -e $(RELEASED); then $(BIN)/buf breaking --against $(RELEASED); fi
+
+proto: $(PROTO_READY) ## Generate the Python code of the protos, beside them
+	@PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python tools/generate_protos.py
+
+proto-check: $(PROTO_READY) ## Fail when the checked-in code of the protos is stale
+	@PATH="$(CURDIR)/$(PROTO_BIN):$$PATH" $(PROTO_BIN)/python tools/check_protos.py
+
+$(PROTO_READY): constraints-proto.txt
+	$(need_python)
+	@echo "setting up $(PROTO_VENV)"
+	@rm -rf $(PROTO_VENV)
+	@"$(PYTHON)" -m venv $(PROTO_VENV)
+	@$(PROTO_BIN)/python -m pip install -qq --constraint constraints-proto.txt grpcio-tools mypy-protobuf
+	@touch $@
+
+bench: $(READY) ## Measure PyTorch eager, the engine in process and served, in one run
+	@$(BIN)/python -m benchmarks.thread $(ARGS)
+
+clean: ## Remove environments, builds and caches (models/ stays)
+	rm -rf $(VENV) $(PROTO_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
