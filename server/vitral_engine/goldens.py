@@ -1,0 +1,52 @@
+"""Golden inputs and their float64 outputs: the part of the proof that needs no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+
+from vitral.errors import ArtifactError
+from vitral.tensors import Array
+from vitral.v1.model_pb2 import ModelSpec
+
+
+@dataclass(frozen=True)
+class Goldens:
+    """Golden rows.
+
+    Attributes:
+        inputs: graph file to its input rows (R, ...).
+        outputs: (graph file, output name) to float64 truth (R, ...).
+    """
+
+    inputs: dict[str, Array]
+    outputs: dict[tuple[str, str], NDArray[np.float64]]
+
+    def save(self, path: Path) -> None:
+        """Writes safetensors with keys `GRAPH/input` and `GRAPH/OUTPUT`."""
+        tensors = {f"{graph}/input": array for graph, array in self.inputs.items()}
+        tensors |= {f"{graph}/{name}": array for (graph, name), array in self.outputs.items()}
+        save_file({key: np.ascontiguousarray(value) for key, value in sorted(tensors.items())}, path)
+
+
+def load(folder: Path, spec: ModelSpec) -> Goldens:
+    """The goldens of a version folder, one input and every output of each graph.
+
+    Raises:
+        ArtifactError: a tensor is missing.
+    """
+    path = folder / spec.proof.golden_file
+    tensors = load_file(path)
+    inputs, outputs = {}, {}
+    try:
+        for graph in spec.graphs:
+            inputs[graph.file] = tensors[f"{graph.file}/input"]
+            for name in graph.outputs:
+                outputs[graph.file, name] = tensors[f"{graph.file}/{name}"]
+    except KeyError as error:
+        raise ArtifactError(f"{path.name} has no tensor {error}") from None
+    return Goldens(inputs, outputs)

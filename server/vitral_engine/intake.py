@@ -1,0 +1,102 @@
+"""One image through its door to the row a graph takes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vitral import spec as specs
+from vitral.errors import ImageError, InvalidArgumentError
+from vitral.tensors import Array
+from vitral.v1 import model_pb2 as pb
+from vitral_engine import image as images
+from vitral_engine.preprocess import Preprocessor
+
+
+@dataclass(frozen=True)
+class Row:
+    """The input of one image, and the milliseconds it took.
+
+    Attributes:
+        array: uint8 (h, w, 3) or float32 (3, h, w), as the graph takes it.
+    """
+
+    array: Array
+    decode_ms: float = 0.0
+    preprocess_ms: float = 0.0
+
+
+class Intake:
+    """The three doors of one model. Stateless; any thread may call it."""
+
+    def __init__(self, spec: pb.ModelSpec, *, max_pixels: int = images.MAX_PIXELS) -> None:
+        self._spec = spec
+        self._max_pixels = max_pixels
+        self._preprocessor = Preprocessor(spec.preprocessing) if spec.HasField("preprocessing") else None
+
+    def encoded(self, data: bytes, graph: pb.Graph) -> Row:
+        """A row from the bytes of an image file.
+
+        Raises:
+            ImageError: the bytes cannot be decoded faithfully.
+            InvalidArgumentError: the model takes `prepared` only.
+        """
+        preprocessor = self._require()
+        start = perf_counter()
+        rgb = images.open_rgb(data, max_pixels=self._max_pixels)
+        return self._resized(preprocessor, rgb, graph, decode_ms=(perf_counter() - start) * 1e3)
+
+    def pixels(self, array: NDArray[Any], graph: pb.Graph) -> Row:
+        """A row from uint8 pixels (H, W, 3) of any size.
+
+        Raises:
+            ImageError: the array is something else.
+            InvalidArgumentError: the model takes `prepared` only.
+        """
+        preprocessor = self._require()
+        said = f"{' x '.join(map(str, array.shape))} {array.dtype}"
+        if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
+            raise ImageError(f"pixels are {said}; H x W x 3 uint8 is needed", cause="shape")
+        if array.shape[0] * array.shape[1] > self._max_pixels:
+            message = f"pixels are {said}, over the limit of {self._max_pixels} pixels"
+            raise ImageError(message, cause="too_many_pixels")
+        return self._resized(preprocessor, np.ascontiguousarray(array), graph, decode_ms=0.0)
+
+    def prepared(self, array: NDArray[Any]) -> Row:
+        """A row of the model's own float input, taken as it is.
+
+        Raises:
+            ImageError: shape or dtype are not the input's, or there is a NaN or Inf in it.
+        """
+        shape = specs.item_shape(specs.float_graph(self._spec).input.axes)
+        if array.dtype != np.float32 or array.shape != shape:
+            said, needed = (" x ".join(map(str, sizes)) for sizes in (array.shape, shape))
+            raise ImageError(f"prepared is {said} {array.dtype}; {needed} float32 is needed", cause="shape")
+        bad = array.size - int(np.count_nonzero(np.isfinite(array)))
+        if bad:
+            raise ImageError(f"prepared has {bad} of {array.size} values NaN or Inf", cause="not_finite")
+        return Row(array)
+
+    def _resized(
+        self,
+        preprocessor: Preprocessor,
+        rgb: Image.Image | NDArray[np.uint8],
+        graph: pb.Graph,
+        *,
+        decode_ms: float,
+    ) -> Row:
+        start = perf_counter()
+        resized = preprocessor.resize(rgb)
+        array: Array = resized if graph.input.folded else preprocessor.normalise(resized)
+        return Row(array, decode_ms, (perf_counter() - start) * 1e3)
+
+    def _require(self) -> Preprocessor:
+        if self._preprocessor is None:
+            message = f"model {self._spec.name} has no preprocessing: only `prepared` rows are accepted"
+            raise InvalidArgumentError(message)
+        return self._preprocessor

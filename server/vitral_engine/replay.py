@@ -1,0 +1,116 @@
+"""Runs the golden inputs on the provider in use and holds the outputs against their budgets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitral.errors import ProofError
+from vitral.v1 import model_pb2 as pb
+from vitral_engine.artifact import Artifact
+from vitral_engine.device import Placement
+from vitral_engine.goldens import Goldens, load
+from vitral_engine.measure import Budget, errors
+from vitral_engine.session import LEVELS, GraphSession, SessionOptions
+
+BATCHES = (1, 2, 3, 7, 8, 16)
+"""Batch sizes of a full replay; none of them is the one that was traced."""
+
+
+@dataclass(frozen=True)
+class ReplayRow:
+    """One output of one graph in one setting, against its budget."""
+
+    graph: str
+    output: str
+    provider: str
+    level: str
+    threads: int
+    batch: int
+    rel_l2: float
+    max_abs: float
+    rel_l2_budget: float
+    max_abs_budget: float
+
+    @property
+    def ok(self) -> bool:
+        """Whether both errors are within budget; NaN never is."""
+        return self.rel_l2 <= self.rel_l2_budget and self.max_abs <= self.max_abs_budget
+
+    def __str__(self) -> str:
+        """One line with the figures."""
+        return (
+            f"{self.graph} {self.output} on {self.provider}, level {self.level}, {self.threads} threads, "
+            f"batch {self.batch}: relative L2 {self.rel_l2:.2e} (budget {self.rel_l2_budget:.2e}), "
+            f"max abs {self.max_abs:.2e} (budget {self.max_abs_budget:.2e})"
+        )
+
+
+def replay(
+    artifact: Artifact,
+    placements: Sequence[Placement],
+    *,
+    levels: Iterable[str] = tuple(LEVELS),
+    threads: Iterable[int] = (1, 2),
+    batches: Sequence[int] = BATCHES,
+) -> list[ReplayRow]:
+    """Replays every graph in every combination of placement, level, thread count and batch size."""
+    goldens = load(artifact.folder, artifact.spec)
+    settings = [(place, level, count) for place in placements for level in levels for count in threads]
+    rows = []
+    for graph in artifact.spec.graphs:
+        for place, level, count in settings:
+            options = SessionOptions(threads=count, level=level)
+            file = artifact.folder / graph.file
+            session = GraphSession(file, graph, artifact.spec, placement=place, options=options)
+            rows += replay_session(session, artifact.spec, goldens, options=options, batches=batches)
+    return rows
+
+
+def replay_session(
+    session: GraphSession,
+    spec: pb.ModelSpec,
+    goldens: Goldens,
+    *,
+    options: SessionOptions,
+    batches: Sequence[int],
+) -> list[ReplayRow]:
+    """Replays one open session at these batch sizes; larger batches repeat the golden rows."""
+    graph, provider = session.graph, session.placement.provider
+    golden, rows = goldens.inputs[graph.file], []
+    for batch in batches:
+        pick = np.arange(batch) % len(golden)
+        got = session.run(np.ascontiguousarray(golden[pick]))
+        for name in graph.outputs:
+            allowed = budget_of(spec, graph.file, name, provider)
+            found = errors(got[name], goldens.outputs[graph.file, name][pick])
+            setting = (graph.file, name, provider, options.level, options.threads, batch)
+            rows.append(ReplayRow(*setting, found.rel_l2, found.max_abs, allowed.rel_l2, allowed.max_abs))
+    return rows
+
+
+def demand(rows: Iterable[ReplayRow], *, model: str) -> None:
+    """Refuses a replay in which any row is over budget.
+
+    Raises:
+        ProofError: with the first such row and their number.
+    """
+    wrong = [row for row in rows if not row.ok]
+    if wrong:
+        more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
+        raise ProofError(f"model {model} does not agree with its proof here: {wrong[0]}{more}")
+
+
+def budget_of(spec: pb.ModelSpec, graph: str, output: str, provider: str) -> Budget:
+    """The budget of an output on a provider: its own, or the one that holds for all.
+
+    Raises:
+        ProofError: the proof has none.
+    """
+    fitting = [item for item in spec.proof.figures if (item.graph, item.output) == (graph, output)]
+    for figure in sorted(fitting, key=lambda item: item.provider, reverse=True):
+        if figure.provider in (provider, ""):
+            return Budget(figure.rel_l2_budget, figure.max_abs_budget)
+    raise ProofError(f"the proof of model {spec.name} has no budget for {output} of {graph} on {provider}")

@@ -1,0 +1,148 @@
+"""One graph in onnxruntime, run over bound buffers that have owners.
+
+Buffers are made once for the largest batch and reused: fresh outputs of this size cost page faults at every
+run. Whoever leases buffers gives them back after its last read; buffers of a run that did not return are
+never used again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from vitral.errors import ArtifactError
+from vitral.tensors import Array, numpy_dtype
+from vitral.v1 import model_pb2 as pb
+from vitral_engine.device import CPU, Placement
+from vitral_engine.runtime import cpu_count
+
+LEVELS = {
+    "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
+    "basic": ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
+    "extended": ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED,
+    "all": ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
+}
+"""Graph optimisation levels by name."""
+
+
+@dataclass(frozen=True)
+class SessionOptions:
+    """How onnxruntime runs a graph.
+
+    Attributes:
+        threads: intra-op threads; 0 for every core this process may use.
+        level: graph optimisation level, a key of `LEVELS`.
+        share_weights: keep the weights as mapped from the shared file, without a prepacked copy.
+    """
+
+    threads: int = 0
+    level: str = "all"
+    share_weights: bool = False
+
+
+@dataclass(frozen=True)
+class Buffers:
+    """Input and output arrays for the largest batch; the first `n` rows belong to a run of `n`."""
+
+    input: Array
+    outputs: dict[str, Array]
+
+
+class GraphSession:
+    """A graph, opened on one placement. `run` may be called from several threads."""
+
+    def __init__(
+        self,
+        file: Path,
+        graph: pb.Graph,
+        spec: pb.ModelSpec,
+        *,
+        placement: Placement,
+        options: SessionOptions | None = None,
+    ) -> None:
+        self.graph = graph
+        self.placement = placement
+        self._outputs = {item.name: item for item in spec.outputs if item.name in graph.outputs}
+        self._session = _open(file, placement, options or SessionOptions())
+        self._check(file)
+        self._free: list[Buffers] = []
+        self._lock = threading.Lock()
+
+    def run(self, batch: Array) -> dict[str, Array]:
+        """Every output of the graph for `batch` (B, ...), as fresh arrays the caller owns."""
+        buffers = self.allocate(batch.shape[0])
+        np.copyto(buffers.input, batch, casting="no")
+        self.run_bound(buffers, batch.shape[0])
+        return buffers.outputs
+
+    def run_bound(self, buffers: Buffers, count: int) -> None:
+        """Runs the first `count` rows of the buffers in place."""
+        binding = self._session.io_binding()
+        name = self.graph.input.name
+        rows = buffers.input[:count]
+        binding.bind_input(name, "cpu", 0, rows.dtype, rows.shape, rows.ctypes.data)
+        for output, array in buffers.outputs.items():
+            part = array[:count]
+            binding.bind_output(output, "cpu", 0, part.dtype, part.shape, part.ctypes.data)
+        self._session.run_with_iobinding(binding)
+
+    def allocate(self, rows: int) -> Buffers:
+        """Buffers for batches of up to `rows`."""
+        taken = self.graph.input
+        shape = (rows, *(axis.size for axis in taken.axes[1:]))
+        outputs = {
+            name: np.empty((rows, *(axis.size for axis in item.axes[1:])), numpy_dtype(item.dtype))
+            for name, item in self._outputs.items()
+        }
+        return Buffers(np.zeros(shape, numpy_dtype(taken.dtype)), outputs)
+
+    @contextmanager
+    def lease(self, rows: int) -> Iterator[Buffers]:
+        """Buffers for up to `rows`, given back on a clean exit and abandoned on any other."""
+        with self._lock:
+            buffers = self._free.pop() if self._free else None
+        if buffers is None or buffers.input.shape[0] < rows:
+            buffers = self.allocate(rows)
+        yield buffers
+        with self._lock:
+            self._free.append(buffers)
+
+    def _check(self, file: Path) -> None:
+        names = [item.name for item in self._session.get_inputs()]
+        if names != [self.graph.input.name]:
+            raise ArtifactError(f"{file.name} takes {names}, its manifest says {self.graph.input.name}")
+        given = [item.name for item in self._session.get_outputs()]
+        if given != list(self.graph.outputs):
+            raise ArtifactError(f"{file.name} gives {given}, its manifest says {list(self.graph.outputs)}")
+        for item in self._session.get_inputs() + self._session.get_outputs():
+            axes = self.graph.input.axes if item.name in names else self._outputs[item.name].axes
+            said = tuple(axis.size or None for axis in axes)
+            real = tuple(size if isinstance(size, int) else None for size in item.shape)
+            if said != real:
+                raise ArtifactError(f"{file.name}: {item.name} has shape {real}, its manifest says {said}")
+
+
+def _open(file: Path, placement: Placement, options: SessionOptions) -> ort.InferenceSession:
+    settings = ort.SessionOptions()
+    settings.graph_optimization_level = LEVELS[options.level]
+    settings.intra_op_num_threads = options.threads or cpu_count()
+    settings.inter_op_num_threads = 1
+    settings.log_severity_level = 3
+    # Decoding shares the cores: a thread that spins between runs takes them from it.
+    settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    if options.share_weights:
+        settings.add_session_config_entry("session.disable_prepacking", "1")
+    try:
+        session = ort.InferenceSession(str(file), settings, providers=placement.providers)
+    except Exception as error:  # onnxruntime raises classes of its own for every fault
+        raise ArtifactError(f"onnxruntime cannot open {file.name}: {' '.join(str(error).split())}") from error
+    got = session.get_providers()[0]
+    if got != placement.provider and placement.provider != CPU:
+        raise ArtifactError(f"{file.name} opened on {got}, not on {placement.provider}")
+    return session

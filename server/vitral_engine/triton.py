@@ -1,0 +1,139 @@
+"""config.pbtxt: written for Triton, read by vitral.
+
+The schema is Triton's own `ModelConfig` message from `tritonclient`. vitral takes the batch size, the
+instance count and the queue limit from it, checks everything that the manifest says too, and names the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from google.protobuf import text_format
+
+from vitral import spec as specs
+from vitral.errors import ArtifactError
+from vitral.v1 import model_pb2 as pb
+from vitral.v1 import tensor_pb2
+
+CONFIG = "config.pbtxt"
+"""File of the model folder."""
+
+MAX_BATCH_SIZE = 32
+"""Largest batch of a fresh export."""
+
+_TYPES: dict[int, str] = {
+    tensor_pb2.DATA_TYPE_FLOAT32: "TYPE_FP32",
+    tensor_pb2.DATA_TYPE_FLOAT16: "TYPE_FP16",
+    tensor_pb2.DATA_TYPE_UINT8: "TYPE_UINT8",
+    tensor_pb2.DATA_TYPE_INT64: "TYPE_INT64",
+}
+_USED = {"name", "backend", "max_batch_size", "input", "output", "default_model_filename"}
+_USED_NESTED = {"instance_group.count", "dynamic_batching.default_queue_policy.max_queue_size"}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What vitral takes from config.pbtxt.
+
+    Attributes:
+        max_batch_size: largest batch of one run.
+        instances: concurrent runs.
+        max_queue: most images waiting for this model; 0 where the file sets none.
+        ignored: fields that are set and that vitral does not use.
+    """
+
+    max_batch_size: int = MAX_BATCH_SIZE
+    instances: int = 1
+    max_queue: int = 0
+    ignored: tuple[str, ...] = ()
+
+
+def config_text(spec: pb.ModelSpec, *, max_batch_size: int = MAX_BATCH_SIZE) -> str:
+    """config.pbtxt for the float32 graph of this spec."""
+    graph = specs.float_graph(spec)
+    config = _message()
+    config.name, config.backend, config.max_batch_size = spec.name, "onnxruntime", max_batch_size
+    config.default_model_filename = graph.file
+    _tensor(config.input.add(), graph.input.name, graph.input.dtype, graph.input.axes)
+    for name in graph.outputs:
+        item = specs.output(spec, name)
+        _tensor(config.output.add(), name, item.dtype, item.axes)
+    config.dynamic_batching.SetInParent()
+    return str(text_format.MessageToString(config))
+
+
+def limits(model_folder: Path, spec: pb.ModelSpec) -> Limits:
+    """Reads config.pbtxt and holds it against the manifest; its absence means the defaults.
+
+    Raises:
+        ArtifactError: it cannot be read, or names, types or dims contradict the manifest.
+    """
+    file = model_folder / CONFIG
+    if not file.exists():
+        return Limits()
+    try:
+        config = text_format.Parse(file.read_text(encoding="utf-8"), _message())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{spec.name}/{CONFIG} cannot be read: {error}") from None
+    _check(config, text_format.Parse(config_text(spec), _message()))
+    if config.max_batch_size < 1:
+        raise ArtifactError(
+            f"{spec.name}/{CONFIG}: max_batch_size {config.max_batch_size}; at least 1 is needed"
+        )
+    return Limits(
+        max_batch_size=config.max_batch_size,
+        instances=sum(group.count or 1 for group in config.instance_group) or 1,
+        max_queue=config.dynamic_batching.default_queue_policy.max_queue_size,
+        ignored=tuple(_ignored(config, "")),
+    )
+
+
+def _check(config: Any, expected: Any) -> None:
+    if config.name and config.name != expected.name:
+        raise ArtifactError(f"{CONFIG} names model {config.name}, its manifest says {expected.name}")
+    for kind in ("input", "output"):
+        said, true = _described(getattr(config, kind)), _described(getattr(expected, kind))
+        if said and said != true:
+            raise ArtifactError(f"{expected.name}/{CONFIG} {kind}s are {said}, its manifest says {true}")
+
+
+def _described(tensors: Sequence[Any]) -> list[str]:
+    return sorted(f"{item.name} {_type_name(item.data_type)} {list(item.dims)}" for item in tensors)
+
+
+def _ignored(message: Any, prefix: str) -> list[str]:
+    """Dotted names of the set fields that neither vitral nor the manifest check reads."""
+    found = []
+    for field, value in message.ListFields():
+        name = f"{prefix}{field.name}"
+        if name in _USED or name in _USED_NESTED:
+            continue
+        parts = value if isinstance(value, Sequence) and not isinstance(value, str) else [value]
+        inside = [key for part in parts if hasattr(part, "ListFields") for key in _ignored(part, f"{name}.")]
+        leads = any(used.startswith(f"{name}.") for used in _USED_NESTED)
+        found += inside if inside or leads else [name]
+    return sorted(set(found))
+
+
+def _tensor(item: Any, name: str, dtype: int, axes: Sequence[pb.Axis]) -> None:
+    item.name, item.data_type = name, _types().Value(_TYPES[dtype])
+    item.dims.extend(axis.size or -1 for axis in axes[1:])
+
+
+def _message() -> Any:
+    from tritonclient.grpc import model_config_pb2  # costs an import of Triton's whole client
+
+    return model_config_pb2.ModelConfig()
+
+
+def _types() -> Any:
+    from tritonclient.grpc import model_config_pb2
+
+    return model_config_pb2.DataType
+
+
+def _type_name(value: int) -> str:
+    return str(_types().Name(value))
