@@ -38,6 +38,7 @@ help: ## Show this list
 		| while IFS=$$'\t' read -r target what; do printf '  %-12s %s\n' "$$target" "$$what"; done
 
 setup: $(READY) ## Make .venv with everything to develop, export and serve (RUNTIME=gpu|cuda|cpu)
+	@echo "$(VENV) is ready (runtime: $(RUNTIME))"
 
 # Another RUNTIME means another environment: two runtimes in one overwrite each other's files.
 $(READY): pyproject.toml constraints.txt
