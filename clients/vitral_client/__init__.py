@@ -1,1 +1,53 @@
-"""Placeholder."""
+"""The light client of vitral: images in, patch-embedding tensors out.
+
+    from vitral_client import Client
+
+    with Client("127.0.0.1:50051") as client:
+        embedding = client.embed("photograph.jpg")
+        embedding.patches  # (196, 768)
+
+It needs grpcio, protobuf and numpy, and nothing else. `AsyncClient` has the same verbs for asyncio.
+"""
+
+from vitral.errors import (
+    CancelledError,
+    DeadlineError,
+    FingerprintMismatchError,
+    ImageError,
+    ImageErrors,
+    InvalidArgumentError,
+    ModelNotFoundError,
+    QueueFullError,
+    ServerError,
+    TooLargeError,
+    UnavailableError,
+    UnsupportedError,
+    VitralError,
+)
+from vitral.results import Embedding, Timings
+from vitral_client.aio import AsyncClient
+from vitral_client.client import Client
+from vitral_client.health import Health
+from vitral_client.image import Prepared
+
+__all__ = [
+    "AsyncClient",
+    "CancelledError",
+    "Client",
+    "DeadlineError",
+    "Embedding",
+    "FingerprintMismatchError",
+    "Health",
+    "ImageError",
+    "ImageErrors",
+    "InvalidArgumentError",
+    "ModelNotFoundError",
+    "Prepared",
+    "QueueFullError",
+    "ServerError",
+    "Timings",
+    "TooLargeError",
+    "UnavailableError",
+    "UnsupportedError",
+    "VitralError",
+]

@@ -1,0 +1,221 @@
+"""The client for asyncio."""
+
+# ruff: noqa: ASYNC109  (the signatures are those of the client that blocks)
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+import grpc
+import grpc.aio
+
+from vitral.errors import ImageError, UnavailableError, VitralError
+from vitral.results import Embedding
+from vitral.v1.embedding_service_pb2 import ServedModel
+from vitral_client import failure
+from vitral_client.channel import DEFAULT_ADDRESS, Road, options, target
+from vitral_client.health import Health
+from vitral_client.image import Image
+from vitral_client.request import Wish, wish
+from vitral_client.steps import Call, Job, OnError, Result, Steps, Verbs
+
+T = TypeVar("T")
+
+
+class AsyncClient:
+    """Images in, patch-embedding tensors out, for asyncio. A client belongs to one event loop.
+
+    Args:
+        address: `host:port`, or several joined by commas, which share the calls.
+        timeout: seconds a call has where it does not say.
+        credentials: for TLS; without them the connection is plain.
+
+    Raises:
+        InvalidArgumentError: the address or the timeout is none.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float = 30.0,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._verbs = Verbs(address, timeout)
+        self._closed = False
+        self._target = target(address)
+        self._credentials = credentials
+        self._channels: dict[Road, grpc.aio.Channel] = {}
+
+    @overload
+    async def embed(  # type: ignore[overload-overlap]  # a str is iterable, and one image
+        self,
+        images: Image,
+        *,
+        model: str | None = ...,
+        outputs: str | Sequence[str] | None = ...,
+        dtype: str = ...,
+        size: tuple[int, int] | None = ...,
+        timeout: float | None = ...,
+        errors: Literal["raise"] = ...,
+        expect_fingerprint: str | None = ...,
+    ) -> Embedding: ...
+    @overload
+    async def embed(  # type: ignore[overload-overlap]  # a str is iterable, and one image
+        self,
+        images: Image,
+        *,
+        model: str | None = ...,
+        outputs: str | Sequence[str] | None = ...,
+        dtype: str = ...,
+        size: tuple[int, int] | None = ...,
+        timeout: float | None = ...,
+        errors: Literal["return"],
+        expect_fingerprint: str | None = ...,
+    ) -> Embedding | ImageError: ...
+    @overload
+    async def embed(
+        self,
+        images: Iterable[Image],
+        *,
+        model: str | None = ...,
+        outputs: str | Sequence[str] | None = ...,
+        dtype: str = ...,
+        size: tuple[int, int] | None = ...,
+        timeout: float | None = ...,
+        errors: Literal["raise"] = ...,
+        expect_fingerprint: str | None = ...,
+    ) -> list[Embedding]: ...
+    @overload
+    async def embed(
+        self,
+        images: Iterable[Image],
+        *,
+        model: str | None = ...,
+        outputs: str | Sequence[str] | None = ...,
+        dtype: str = ...,
+        size: tuple[int, int] | None = ...,
+        timeout: float | None = ...,
+        errors: Literal["return"],
+        expect_fingerprint: str | None = ...,
+    ) -> list[Embedding | ImageError]: ...
+    async def embed(
+        self,
+        images: Image | Iterable[Image],
+        *,
+        model: str | None = None,
+        outputs: str | Sequence[str] | None = None,
+        dtype: str = "float32",
+        size: tuple[int, int] | None = None,
+        timeout: float | None = None,
+        errors: OnError = "raise",
+        expect_fingerprint: str | None = None,
+    ) -> Any:
+        """Embeds one image, or several in one request.
+
+        Args:
+            images: one image or several; an image is a path, the bytes of an image file, a uint8 array
+                (H, W, 3) of any size, a PIL image, or `Prepared`, a row of the model's own input.
+            model: `NAME` or `NAME/VERSION`; None: the only model served.
+            outputs: names of the outputs; None: the model's default outputs.
+            dtype: `float32`, `float16`, or `bfloat16`, which arrives widened to float32.
+            size: height and width, for models of dynamic size.
+            timeout: seconds this call has; None: the client's.
+            errors: `raise` when an image fails, or `return` the errors in the place of the results.
+            expect_fingerprint: refuse to embed with a model of another fingerprint.
+
+        Returns:
+            One `Embedding` for one image, a list in the order of the images for several. Its arrays have
+            no batch axis; they are read-only views of the reply and keep it in memory.
+
+        Raises:
+            ImageError: the one image failed.
+            ImageErrors: some of several images failed; it holds the results of the others.
+            InvalidArgumentError: the request or an image is not valid.
+            VitralError: any other way a call can end: see `vitral.errors`.
+        """
+        wanted: Wish = wish(model, outputs, dtype, size, expect_fingerprint)
+        result: Result | list[Result] = await self._run(self._verbs.embed(images, wanted, timeout, errors))
+        return result
+
+    async def models(self, *, timeout: float | None = None) -> list[ServedModel]:
+        """Every model of the server as `vitral.v1` messages, the failed ones with their `reason`."""
+        return await self._run(self._verbs.models(timeout))
+
+    async def model(self, name: str | None = None, *, timeout: float | None = None) -> ServedModel:
+        """One model as a `vitral.v1` message, by `NAME` or `NAME/VERSION`; None: the only one served.
+
+        Raises:
+            ModelNotFoundError: the server has no such model.
+        """
+        return await self._run(self._verbs.model(name or "", timeout))
+
+    async def health(self, model: str | None = None, *, timeout: float | None = None) -> Health:
+        """What the server says of itself, or of one model.
+
+        Raises:
+            ModelNotFoundError: the server has no such model.
+            UnavailableError: no server answers.
+        """
+        return await self._run(self._verbs.health(model or "", timeout))
+
+    async def close(self) -> None:
+        """Ends every call and closes the connection. A second time does nothing."""
+        self._closed = True
+        for channel in self._channels.values():
+            await channel.close()
+
+    async def __aenter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the client."""
+        await self.close()
+
+    async def _run(self, steps: Steps[T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = await self._do(step)
+                except VitralError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    async def _do(self, step: Call | Job) -> Any:
+        if isinstance(step, Job):
+            return await asyncio.to_thread(step.work)
+        if self._closed:
+            raise UnavailableError(f"the client of {self._verbs.address} is closed")
+        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel(step.road).unary_unary(
+            step.path
+        )
+        try:
+            return await method(step.message, timeout=step.deadline.left())
+        except grpc.RpcError as error:
+            seconds = step.deadline.seconds
+            raise failure.of_call(error, address=self._verbs.address, seconds=seconds) from None
+
+    def _channel(self, road: Road) -> grpc.aio.Channel:
+        # Opened by the first call: a channel belongs to the event loop it is opened in.
+        if road not in self._channels:
+            self._channels[road] = _open(self._target, self._verbs.address, road, self._credentials)
+        return self._channels[road]
+
+
+def _open(
+    where: str, address: str, road: Road, credentials: grpc.ChannelCredentials | None
+) -> grpc.aio.Channel:
+    if credentials is None:
+        return grpc.aio.insecure_channel(where, options(address, road))
+    return grpc.aio.secure_channel(where, credentials, options(address, road))

@@ -1,0 +1,205 @@
+"""The client that blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self, TypeVar, overload
+
+import grpc
+
+from vitral.errors import ImageError, UnavailableError, VitralError
+from vitral.results import Embedding
+from vitral.v1.embedding_service_pb2 import ServedModel
+from vitral_client import failure
+from vitral_client.channel import DEFAULT_ADDRESS, Road, options, target
+from vitral_client.health import Health
+from vitral_client.image import Image
+from vitral_client.request import Wish, wish
+from vitral_client.steps import Call, Job, OnError, Result, Steps, Verbs
+
+T = TypeVar("T")
+
+
+class Client:
+    """Images in, patch-embedding tensors out. Threads may share one client.
+
+    Args:
+        address: `host:port`, or several joined by commas, which share the calls.
+        timeout: seconds a call has where it does not say.
+        credentials: for TLS; without them the connection is plain.
+
+    Raises:
+        InvalidArgumentError: the address or the timeout is none.
+    """
+
+    def __init__(
+        self,
+        address: str = DEFAULT_ADDRESS,
+        *,
+        timeout: float = 30.0,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        self._verbs = Verbs(address, timeout)
+        self._closed = False
+        where = target(address)
+        self._channels = {road: _open(where, address, road, credentials) for road in Road}
+
+    @overload
+    def embed(  # type: ignore[overload-overlap]  # a str is iterable, and one image
+        self,
+        images: Image,
+        *,
+        model: str | None = ...,
+        outputs: str | Sequence[str] | None = ...,
+        dtype: str = ...,
+        size: tuple[int, int] | None = ...,
+        timeout: float | None = ...,
+        errors: Literal["raise"] = ...,
+        expect_fingerprint: str | None = ...,
+    ) -> Embedding: ...
+    @overload
+    def embed(  # type: ignore[overload-overlap]  # a str is iterable, and one image
+        self,
+        images: Image,
+        *,
+        model: str | None = ...,
+        outputs: str | Sequence[str] | None = ...,
+        dtype: str = ...,
+        size: tuple[int, int] | None = ...,
+        timeout: float | None = ...,
+        errors: Literal["return"],
+        expect_fingerprint: str | None = ...,
+    ) -> Embedding | ImageError: ...
+    @overload
+    def embed(
+        self,
+        images: Iterable[Image],
+        *,
+        model: str | None = ...,
+        outputs: str | Sequence[str] | None = ...,
+        dtype: str = ...,
+        size: tuple[int, int] | None = ...,
+        timeout: float | None = ...,
+        errors: Literal["raise"] = ...,
+        expect_fingerprint: str | None = ...,
+    ) -> list[Embedding]: ...
+    @overload
+    def embed(
+        self,
+        images: Iterable[Image],
+        *,
+        model: str | None = ...,
+        outputs: str | Sequence[str] | None = ...,
+        dtype: str = ...,
+        size: tuple[int, int] | None = ...,
+        timeout: float | None = ...,
+        errors: Literal["return"],
+        expect_fingerprint: str | None = ...,
+    ) -> list[Embedding | ImageError]: ...
+    def embed(
+        self,
+        images: Image | Iterable[Image],
+        *,
+        model: str | None = None,
+        outputs: str | Sequence[str] | None = None,
+        dtype: str = "float32",
+        size: tuple[int, int] | None = None,
+        timeout: float | None = None,
+        errors: OnError = "raise",
+        expect_fingerprint: str | None = None,
+    ) -> Any:
+        """Embeds one image, or several in one request.
+
+        Args:
+            images: one image or several; an image is a path, the bytes of an image file, a uint8 array
+                (H, W, 3) of any size, a PIL image, or `Prepared`, a row of the model's own input.
+            model: `NAME` or `NAME/VERSION`; None: the only model served.
+            outputs: names of the outputs; None: the model's default outputs.
+            dtype: `float32`, `float16`, or `bfloat16`, which arrives widened to float32.
+            size: height and width, for models of dynamic size.
+            timeout: seconds this call has; None: the client's.
+            errors: `raise` when an image fails, or `return` the errors in the place of the results.
+            expect_fingerprint: refuse to embed with a model of another fingerprint.
+
+        Returns:
+            One `Embedding` for one image, a list in the order of the images for several. Its arrays have
+            no batch axis; they are read-only views of the reply and keep it in memory.
+
+        Raises:
+            ImageError: the one image failed.
+            ImageErrors: some of several images failed; it holds the results of the others.
+            InvalidArgumentError: the request or an image is not valid.
+            VitralError: any other way a call can end: see `vitral.errors`.
+        """
+        wanted: Wish = wish(model, outputs, dtype, size, expect_fingerprint)
+        result: Result | list[Result] = self._run(self._verbs.embed(images, wanted, timeout, errors))
+        return result
+
+    def models(self, *, timeout: float | None = None) -> list[ServedModel]:
+        """Every model of the server as `vitral.v1` messages, the failed ones with their `reason`."""
+        return self._run(self._verbs.models(timeout))
+
+    def model(self, name: str | None = None, *, timeout: float | None = None) -> ServedModel:
+        """One model as a `vitral.v1` message, by `NAME` or `NAME/VERSION`; None: the only one served.
+
+        Raises:
+            ModelNotFoundError: the server has no such model.
+        """
+        return self._run(self._verbs.model(name or "", timeout))
+
+    def health(self, model: str | None = None, *, timeout: float | None = None) -> Health:
+        """What the server says of itself, or of one model.
+
+        Raises:
+            ModelNotFoundError: the server has no such model.
+            UnavailableError: no server answers.
+        """
+        return self._run(self._verbs.health(model or "", timeout))
+
+    def close(self) -> None:
+        """Ends every call and closes the connection. A second time does nothing."""
+        self._closed = True
+        for channel in self._channels.values():
+            channel.close()
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Closes the client."""
+        self.close()
+
+    def _run(self, steps: Steps[T]) -> T:
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = step.work() if isinstance(step, Job) else self._call(step)
+                except VitralError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as done:
+            result: T = done.value
+            return result
+
+    def _call(self, call: Call) -> bytes:
+        if self._closed:
+            raise UnavailableError(f"the client of {self._verbs.address} is closed")
+        method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channels[call.road].unary_unary(call.path)
+        try:
+            answer: bytes = method(call.message, timeout=call.deadline.left())
+        except grpc.RpcError as error:
+            seconds = call.deadline.seconds
+            raise failure.of_call(error, address=self._verbs.address, seconds=seconds) from None
+        return answer
+
+
+def _open(where: str, address: str, road: Road, credentials: grpc.ChannelCredentials | None) -> grpc.Channel:
+    if credentials is None:
+        return grpc.insecure_channel(where, options(address, road))
+    return grpc.secure_channel(where, credentials, options(address, road))

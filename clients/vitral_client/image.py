@@ -1,0 +1,162 @@
+"""What callers may hand over as an image, and through which of the three doors it goes."""
+
+from __future__ import annotations
+
+import io
+import os
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitral.errors import ImageError, InvalidArgumentError
+from vitral.limits import MAX_MESSAGE_BYTES
+
+_ORIENTATION = 0x0112
+_PNG_ALPHA_MODES = ("1", "L", "P", "RGB")
+
+
+@runtime_checkable
+class PilImage(Protocol):
+    """As much of `PIL.Image.Image` as is used; PIL need not be installed."""
+
+    mode: str
+    size: tuple[int, int]
+    info: dict[Any, Any]
+
+    def getexif(self) -> Any:
+        """EXIF tags by number."""
+
+    def save(self, fp: Any, format: str | None = None) -> None:
+        """Writes a file."""
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """One row of the model's own input, taken as it is: no resize, no normalisation.
+
+    Attributes:
+        array: float32, (C, H, W) for models of pictures, (N, D) for models of tokens.
+
+    Raises:
+        InvalidArgumentError: another element type, or values that are not finite.
+    """
+
+    array: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        """Checks the array."""
+        array = self.array
+        if not isinstance(array, np.ndarray) or array.dtype.kind != "f" or array.dtype.itemsize != 4:
+            got = array.dtype if isinstance(array, np.ndarray) else type(array).__name__
+            raise InvalidArgumentError(f"Prepared takes a float32 array, not {got}")
+        if array.ndim not in (2, 3) or not array.size:
+            expected = "it is C x H x W, or N x D for tokens"
+            raise InvalidArgumentError(
+                f"Prepared array has shape {_said(array)}: {expected}, without batch axis"
+            )
+        bad = array.size - int(np.isfinite(array).sum())
+        if bad:
+            raise InvalidArgumentError(f"Prepared array has NaN or infinity in {bad} of {array.size} values")
+
+
+@dataclass(frozen=True, eq=False)
+class Pixels:
+    """Decoded pixels.
+
+    Attributes:
+        array: uint8 (H, W, 3).
+    """
+
+    array: NDArray[np.uint8]
+
+
+Image: TypeAlias = str | os.PathLike[str] | bytes | NDArray[Any] | Prepared | PilImage
+"""A path, the bytes of an image file, uint8 (H, W, 3), a PIL image, or a prepared row."""
+
+Content: TypeAlias = bytes | Pixels | Prepared
+"""The three doors of the contract: `encoded`, `pixels`, `prepared`."""
+
+
+def is_one(images: object) -> TypeGuard[Image]:
+    """Whether this is one image and not a collection of them."""
+    single = (str, os.PathLike, bytes, bytearray, memoryview, np.ndarray, Prepared)
+    return isinstance(images, single) or _is_pil(images)
+
+
+def load(image: Image) -> Content:
+    """What is sent of an image.
+
+    Raises:
+        InvalidArgumentError: it is nothing that can be an image: another type, dtype or shape.
+        ImageError: it could be one, and cannot be read.
+    """
+    if isinstance(image, Prepared):
+        return image
+    if isinstance(image, (bytes, bytearray, memoryview)):
+        return bytes(image)
+    if isinstance(image, np.ndarray):
+        return _checked(image)
+    if isinstance(image, (str, os.PathLike)):
+        return _read(image)
+    if _is_pil(image):
+        return _from_pil(image)
+    kinds = "a path, bytes, a numpy array, a PIL image or Prepared"
+    raise InvalidArgumentError(
+        f"an image is {kinds}, not {type(image).__module__}.{type(image).__qualname__}"
+    )
+
+
+def _read(path: str | os.PathLike[str]) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            # One byte more than any message holds is enough to refuse it, whatever the file's size.
+            return file.read(MAX_MESSAGE_BYTES + 1)
+    except (OSError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ImageError(f"{os.fspath(path)} cannot be read: {why}", cause="unreadable") from None
+
+
+def _checked(array: NDArray[Any]) -> Pixels:
+    shape = _said(array)
+    if array.ndim == 4:
+        raise InvalidArgumentError(f"an array of shape {shape} is a batch: pass list(array)")
+    if array.dtype != np.uint8:
+        hint = "; wrap a row of the model's own float input in Prepared" if array.dtype.kind == "f" else ""
+        raise InvalidArgumentError(f"an array is uint8 H x W x 3, not {array.dtype} of shape {shape}{hint}")
+    if array.ndim != 3 or array.shape[2] != 3 or not array.size:
+        raise InvalidArgumentError(f"an array is uint8 H x W x 3, not of shape {shape}")
+    return Pixels(array)
+
+
+def _from_pil(image: PilImage) -> Content:
+    mode = image.mode
+    try:
+        if image.getexif().get(_ORIENTATION, 1) != 1:
+            image = _upright(image)
+        transparent = "transparency" in image.info
+        if image.mode == "RGB" and not transparent:
+            return Pixels(np.asarray(image))
+        # Lossless and in its own mode, so that the server's one rule for modes decides. PNG alone keeps
+        # a transparent colour; TIFF knows more modes.
+        file = io.BytesIO()
+        image.save(file, format="PNG" if transparent and image.mode in _PNG_ALPHA_MODES else "TIFF")
+    except (OSError, ValueError, KeyError, SyntaxError) as error:
+        raise ImageError(f"PIL image of mode {mode} cannot be sent: {error}", cause="unreadable") from None
+    return file.getvalue()
+
+
+def _upright(image: PilImage) -> PilImage:
+    from PIL import ImageOps  # a PIL image was handed over: PIL is there
+
+    turned: PilImage = ImageOps.exif_transpose(image)  # type: ignore[call-overload]
+    return turned
+
+
+def _is_pil(image: object) -> TypeGuard[PilImage]:
+    return any(cls.__module__ == "PIL.Image" and cls.__name__ == "Image" for cls in type(image).__mro__)
+
+
+def _said(array: NDArray[Any]) -> str:
+    return " x ".join(map(str, array.shape)) or "scalar"

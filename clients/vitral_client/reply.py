@@ -1,0 +1,114 @@
+"""The bytes of an EmbedResponse to results: arrays are views of the reply, nothing is copied."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from google.protobuf.message import DecodeError, Message
+
+from vitral import framing, tensors
+from vitral.errors import ImageError, InvalidArgumentError, ServerError
+from vitral.results import Embedding, Timings
+from vitral.tensors import Array
+from vitral.v1 import embedding_service_pb2 as pb
+from vitral.v1 import tensor_pb2
+from vitral.v1.model_pb2 import ModelSpec
+from vitral_client.request import Request
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A reply taken apart.
+
+    Attributes:
+        header: everything but the payloads.
+        payloads: raw bytes of the tensors, in order.
+    """
+
+    header: pb.EmbedResponse
+    payloads: Sequence[memoryview]
+
+
+def message(kind: type[M], data: bytes) -> M:
+    """A small reply, one without payloads.
+
+    Raises:
+        ServerError: the bytes are no such message.
+    """
+    try:
+        return kind.FromString(data)
+    except DecodeError as error:
+        raise ServerError(f"the reply of {len(data)} bytes is no {kind.__name__}: {error}") from None
+
+
+def parse(data: bytes) -> Reply:
+    """Takes a reply apart.
+
+    Raises:
+        ServerError: it is no EmbedResponse.
+    """
+    try:
+        header, payloads = framing.split(data)
+    except InvalidArgumentError as error:
+        raise ServerError(f"the reply of {len(data)} bytes is no EmbedResponse: {error}") from None
+    return Reply(message(pb.EmbedResponse, header), payloads)
+
+
+def results(reply: Reply, request: Request, spec: ModelSpec) -> list[Embedding | ImageError]:
+    """One entry for each image of the caller, in the caller's order.
+
+    Raises:
+        ServerError: the reply does not fit the request, or contradicts itself.
+    """
+    header = reply.header
+    if len(header.results) != len(request.sent):
+        said = f"{len(request.sent)} images were sent and {len(header.results)} results came back"
+        raise ServerError(said)
+    timings = _timings(header.timings)
+    every: dict[int, Embedding | ImageError] = dict(request.failed)
+    for index, result in zip(request.sent, header.results, strict=True):
+        if result.HasField("error"):
+            every[index] = ImageError(result.error.message, cause=result.error.reason, index=index)
+            continue
+        every[index] = Embedding(
+            outputs={tensor.name: _array(tensor, reply.payloads) for tensor in result.outputs},
+            grid=(result.grid.height, result.grid.width),
+            spec=spec,
+            version=header.version,
+            timings=timings,
+        )
+    return [every[index] for index in sorted(every)]
+
+
+def _array(tensor: tensor_pb2.Tensor, payloads: Sequence[memoryview]) -> Array:
+    where = tensor.WhichOneof("location")
+    data: bytes | memoryview
+    if where == "payload" and tensor.payload < len(payloads):
+        data = payloads[tensor.payload]
+    elif where == "data":
+        data = tensor.data
+    else:
+        said = f"payload {tensor.payload} of {len(payloads)}" if where == "payload" else f"{where} bytes"
+        raise ServerError(f"output {tensor.name} is said to be in {said}, which the reply does not hold")
+    try:
+        array = tensors.view(data, tensor.dtype, tensor.shape, what=f"output {tensor.name}")
+    except InvalidArgumentError as error:
+        raise ServerError(f"the reply contradicts itself: {error}") from None
+    array.flags.writeable = False  # bfloat16 comes as a copy; all results are alike
+    return array
+
+
+def _timings(timings: pb.Timings) -> Timings:
+    return Timings(
+        decode_ms=timings.decode_ms,
+        preprocess_ms=timings.preprocess_ms,
+        queue_ms=timings.queue_ms,
+        run_ms=timings.run_ms,
+        encode_ms=timings.encode_ms,
+        total_ms=timings.total_ms,
+        batch_size=timings.batch_size,
+    )

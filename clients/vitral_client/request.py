@@ -1,0 +1,142 @@
+"""Images and wishes to the bytes of one EmbedRequest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vitral import framing, tensors
+from vitral.errors import ImageError, InvalidArgumentError, TooLargeError
+from vitral.limits import MAX_MESSAGE_BYTES
+from vitral.tensors import Array
+from vitral.v1 import embedding_service_pb2 as pb
+from vitral.v1 import tensor_pb2
+from vitral_client.image import Content, Image, Pixels, Prepared, load
+
+DTYPES = ("float32", "float16", "bfloat16")
+"""Element types an output can be asked for in."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is wanted of every image of a request.
+
+    Attributes:
+        model: `NAME` or `NAME/VERSION`; empty: the only model served.
+        outputs: names; empty: the model's default outputs.
+        dtype: one of `DTYPES`.
+        size: height and width, for models of dynamic size.
+        fingerprint: the one the model must have; empty: any.
+    """
+
+    model: str = ""
+    outputs: tuple[str, ...] = ()
+    dtype: str = "float32"
+    size: tuple[int, int] | None = None
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        """Checks dtype and size."""
+        if self.dtype not in DTYPES:
+            raise InvalidArgumentError(f"dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise InvalidArgumentError(f"size is (height, width), both at least 1, not {self.size!r}")
+
+
+def wish(
+    model: str | None,
+    outputs: str | Sequence[str] | None,
+    dtype: str,
+    size: tuple[int, int] | None,
+    fingerprint: str | None,
+) -> Wish:
+    """The wish in the arguments of `embed`."""
+    names = (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
+    return Wish(model or "", names, dtype, size, fingerprint or "")
+
+
+@dataclass(frozen=True)
+class Request:
+    """A request ready to be sent.
+
+    Attributes:
+        message: the bytes of the EmbedRequest; empty when no image could be read.
+        sent: indices of the images that are in it.
+        failed: the others' errors by index.
+    """
+
+    message: bytes
+    sent: Sequence[int]
+    failed: Mapping[int, ImageError]
+
+
+def split_name(model: str) -> tuple[str, str]:
+    """Name and version of `NAME` or `NAME/VERSION`."""
+    name, _, version = model.partition("/")
+    return name, version
+
+
+def build(images: Iterable[Image], wish: Wish) -> Request:
+    """Reads the images and frames the request. An image that cannot be read fails alone.
+
+    Raises:
+        InvalidArgumentError: an image is none at all; the message names its index.
+        TooLargeError: the request crosses the limit of one message.
+    """
+    failed: dict[int, ImageError] = {}
+    contents: dict[int, Content] = {}
+    total = 0
+    for index, image in enumerate(images):
+        try:
+            content = load(image)
+        except ImageError as error:
+            error.index = index
+            failed[index] = error
+            continue
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"image {index}: {error}") from None
+        contents[index] = content
+        total += len(content) if isinstance(content, bytes) else content.array.nbytes
+        if total > MAX_MESSAGE_BYTES:
+            raise _too_large(total, len(contents))
+    message = _frame(list(contents.values()), wish) if contents else b""
+    return Request(message=message, sent=tuple(contents), failed=failed)
+
+
+def _frame(contents: Sequence[Content], wish: Wish) -> bytes:
+    name, version = split_name(wish.model)
+    request = pb.EmbedRequest(model=name, version=version, expect_fingerprint=wish.fingerprint)
+    if wish.size is not None:
+        request.size.height, request.size.width = wish.size
+    for output in wish.outputs:
+        request.outputs.add(name=output, dtype=tensors.dtype_named(wish.dtype))
+    payloads: list[Array] = []
+    for content in contents:
+        item = request.items.add()
+        if isinstance(content, bytes):
+            item.encoded = content
+        else:
+            tensor = item.pixels if isinstance(content, Pixels) else item.prepared
+            payloads.append(_fill(tensor, content, len(payloads)))
+    header = request.SerializeToString()
+    total = framing.framed_bytes(len(header), (payload.nbytes for payload in payloads))
+    if total > MAX_MESSAGE_BYTES:
+        raise _too_large(total, len(contents))
+    return framing.join(header, payloads) if payloads else header
+
+
+def _fill(tensor: tensor_pb2.Tensor, content: Pixels | Prepared, payload: int) -> Array:
+    kind = np.uint8 if isinstance(content, Pixels) else np.dtype("<f4")
+    array = np.ascontiguousarray(content.array, dtype=kind)
+    tensor.dtype = tensor_pb2.DATA_TYPE_UINT8 if isinstance(content, Pixels) else tensor_pb2.DATA_TYPE_FLOAT32
+    tensor.shape.extend(array.shape)
+    tensor.payload = payload
+    return array
+
+
+def _too_large(total: int, count: int) -> TooLargeError:
+    what = f"a request of {count} images takes" if count > 1 else "a request of one image takes"
+    limit = f"over the limit of {MAX_MESSAGE_BYTES} bytes a message"
+    return TooLargeError(f"{what} at least {total} bytes, {limit}")
