@@ -72,19 +72,9 @@ def photographs() -> list[Path]:
 
 def export(repo: Path) -> None:
     """Exports and proves the preset; one that is already there with the same identity stays as it is."""
-    command = [
-        str(BIN / "vitral-export"),
-        "build",
-        NAME,
-        "--name",
-        NAME,
-        "--repo",
-        str(repo),
-        "--seed",
-        str(SEED),
-    ]
+    command = [str(BIN / "vitral-export"), "build", NAME, "--name", NAME, "--repo", str(repo)]
     SAY.rule("export")
-    subprocess.run(command, check=True)
+    subprocess.run([*command, "--seed", str(SEED)], check=True)
 
 
 @contextmanager
