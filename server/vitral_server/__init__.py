@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""gRPC around the engine: images in, patch-embedding tensors out."""

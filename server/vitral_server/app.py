@@ -1,0 +1,129 @@
+"""`vitral-server`: bind, load, answer, drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
+
+from grpc import aio
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from vitral.errors import InvalidArgumentError, UnavailableError, VitralError
+from vitral.limits import MAX_MESSAGE_BYTES
+from vitral_engine.device import Placement, place
+from vitral_engine.runtime import cpu_count
+from vitral_server.admission import Admission
+from vitral_server.config import ServerConfig, parse
+from vitral_server.embed import Embedder
+from vitral_server.health import Health
+from vitral_server.log import announce, configure
+from vitral_server.registry import Registry, load
+from vitral_server.service import NAME, EmbeddingService
+
+log = logging.getLogger(__name__)
+
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),  # two servers on one port must not share it unnoticed
+    # Clients that ping would otherwise be cut off with too_many_pings.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the server until SIGTERM or SIGINT; 0 after a clean end, 1 on failure, 2 on wrong usage."""
+    try:
+        config = parse(argv)
+    except InvalidArgumentError as error:
+        print(f"vitral-server: {error}", file=sys.stderr)
+        return 2
+    configure(config.log_level)
+    try:
+        asyncio.run(serve(config))
+    except VitralError as error:
+        print(f"vitral-server: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+async def serve(config: ServerConfig) -> None:
+    """Serves until a signal comes, then drains.
+
+    Raises:
+        VitralError: the port is taken, the device does not work, or a named model cannot be opened.
+    """
+    start = perf_counter()
+    stop = _signals()
+    server = aio.server(options=_OPTIONS)
+    port = _bind(server, config)
+    placement = await asyncio.to_thread(place, config.device)
+    registry = await asyncio.to_thread(load, config, placement)
+    admission = Admission(max_images=config.max_queue_images, max_bytes=config.max_queue_mib << 20)
+    health = Health(registry, service=NAME)
+    with ThreadPoolExecutor(config.decode_threads or cpu_count(), thread_name_prefix="decode") as pool:
+        embedder = Embedder(registry, admission, pool, max_items=config.max_items)
+        _register(server, EmbeddingService(registry, embedder, admission, config), health)
+        await health.start()
+        await server.start()
+        _announce(config, placement, registry, port, start)
+        await stop.wait()
+        await _leave(server, admission, health, config)
+    registry.close()
+    log.info("stopped")
+
+
+async def _leave(server: aio.Server, admission: Admission, health: Health, config: ServerConfig) -> None:
+    """Health first, then new calls, then the accepted ones; nothing accepted is lost within the grace."""
+    log.info("draining", extra={"calls": admission.calls})
+    await health.leave()
+    await asyncio.sleep(config.drain_delay)
+    if left := await admission.drain(config.grace):
+        log.warning("grace is over", extra={"calls": left, "grace": config.grace})
+    await server.stop(None)
+
+
+def _register(server: aio.Server, service: EmbeddingService, health: Health) -> None:
+    server.add_generic_rpc_handlers((service.handlers(),))
+    health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
+    names = (NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
+    reflection.enable_server_reflection(names, server)
+
+
+def _bind(server: aio.Server, config: ServerConfig) -> int:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    try:
+        return server.add_insecure_port(f"{host}:{config.port}")
+    except RuntimeError:
+        raise UnavailableError(
+            f"cannot listen on {host}:{config.port}: the port is taken or not allowed"
+        ) from None
+
+
+def _announce(
+    config: ServerConfig, placement: Placement, registry: Registry, port: int, start: float
+) -> None:
+    host = f"[{config.host}]" if ":" in config.host else config.host
+    announce(
+        "serving",
+        address=f"{host}:{port}",
+        device=placement.device,
+        provider=placement.provider,
+        models={name: registry.is_ready(name) for name in registry.names},
+        start_ms=round((perf_counter() - start) * 1e3),
+    )
+
+
+def _signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop

@@ -1,0 +1,187 @@
+"""Work-conserving batching: an idle session takes what is there at once; while it runs, the queue fills.
+
+One thread a run copies the rows in, runs, and hands every request its slices before the buffers go back.
+Rows whose caller left or whose deadline passed are dropped before they cost a run.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from dataclasses import dataclass
+from time import monotonic
+from uuid import uuid4
+
+import numpy as np
+
+from vitral.errors import DeadlineError, QueueFullError, ServerError, UnavailableError
+from vitral.tensors import Array
+from vitral_engine.session import GraphSession
+from vitral_server.reply import Assembly
+
+log = logging.getLogger(__name__)
+
+_FAILURES = 3
+"""Runs that fail in a row before the session counts as dead."""
+
+
+@dataclass(frozen=True)
+class Ticket:
+    """One row in the queue: the request it belongs to, its place there, and when it came."""
+
+    assembly: Assembly
+    index: int
+    row: Array
+    came: float
+
+
+@dataclass(frozen=True)
+class BatchOptions:
+    """Batch size, concurrent runs, queue limit (0: none of its own) and delay of one session."""
+
+    max_batch: int
+    instances: int = 1
+    max_queue: int = 0
+    delay: float = 0.0
+    run_timeout: float = 60.0
+
+
+class Batcher:
+    """The queue and the run threads of one session."""
+
+    def __init__(self, session: GraphSession, options: BatchOptions, *, name: str) -> None:
+        self._session, self._options = session, options
+        self._queue: deque[Ticket] = deque()
+        self._ready = threading.Condition()
+        self._closed = False
+        self._dead = ""
+        self._running: dict[int, float] = {}
+        self._failures = 0
+        self._threads = [
+            threading.Thread(target=self._work, args=(i,), name=f"run {name} {i}", daemon=True)
+            for i in range(options.instances)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def submit(self, tickets: list[Ticket]) -> None:
+        """Queues the rows of a request.
+
+        Raises:
+            QueueFullError: the model's own queue limit would be crossed.
+            UnavailableError: the session is dead or closed.
+        """
+        with self._ready:
+            if self._closed or self._dead:
+                raise UnavailableError(f"the model's engine is not running: {self._dead or 'closed'}")
+            limit = self._options.max_queue
+            if limit and len(self._queue) + len(tickets) > limit:
+                waiting = f"{len(self._queue)} images wait and {len(tickets)} more came"
+                raise QueueFullError(f"{waiting}; the limit of this model is {limit}")
+            self._queue.extend(tickets)
+            self._ready.notify()
+
+    def fault(self) -> str:
+        """Why this session is dead or stuck; empty while it is well."""
+        if self._dead:
+            return self._dead
+        oldest = min(self._running.values(), default=None)
+        if oldest is not None and monotonic() - oldest > self._options.run_timeout:
+            return f"a run has not returned for more than {self._options.run_timeout:g} s"
+        return ""
+
+    @property
+    def waiting(self) -> int:
+        """Rows in the queue."""
+        return len(self._queue)
+
+    def close(self) -> None:
+        """Ends the threads when the queue is empty; does not wait for a stuck run."""
+        with self._ready:
+            self._closed = True
+            self._ready.notify_all()
+        for thread in self._threads:
+            thread.join(timeout=0.5)
+
+    def _work(self, number: int) -> None:
+        try:
+            while (batch := self._take()) is not None:
+                if batch:
+                    self._run(number, batch)
+        except BaseException as error:  # whatever ends this thread must be seen
+            self._die(f"its run thread ended: {error!r}")
+            raise
+
+    def _take(self) -> list[Ticket] | None:
+        """The next batch; empty when all were dropped, None when closed."""
+        with self._ready:
+            while not self._queue and not self._closed and not self._dead:
+                self._ready.wait()
+            if not self._queue or self._dead:
+                return None
+            self._wait_to_fill()
+            batch: list[Ticket] = []
+            while self._queue and len(batch) < self._options.max_batch:
+                ticket = self._queue.popleft()
+                if self._live(ticket):
+                    batch.append(ticket)
+            if self._queue:
+                self._ready.notify()
+            return batch
+
+    def _wait_to_fill(self) -> None:
+        options = self._options
+        until = self._queue[0].came + options.delay
+        while options.delay and len(self._queue) < options.max_batch and (left := until - monotonic()) > 0:
+            self._ready.wait(left)
+
+    def _live(self, ticket: Ticket) -> bool:
+        if ticket.assembly.gone:
+            return False
+        late = monotonic() - ticket.assembly.deadline
+        if late > 0:
+            ticket.assembly.fail(DeadlineError(f"the deadline passed {late * 1e3:.0f} ms ago, in the queue"))
+        return late <= 0
+
+    def _run(self, number: int, batch: list[Ticket]) -> None:
+        start = monotonic()
+        self._running[number] = start
+        try:
+            with self._session.lease(self._options.max_batch) as buffers:
+                for slot, ticket in zip(buffers.input, batch, strict=False):
+                    np.copyto(slot, ticket.row, casting="no")
+                self._session.run_bound(buffers, len(batch))
+                outputs = {name: array[: len(batch)] for name, array in buffers.outputs.items()}
+                self._deliver(batch, outputs, start, (monotonic() - start) * 1e3)
+            self._failures = 0
+        except Exception:
+            self._failed(batch)
+        finally:
+            del self._running[number]
+
+    def _deliver(self, batch: list[Ticket], outputs: dict[str, Array], start: float, run_ms: float) -> None:
+        rows: dict[Assembly, list[tuple[int, int]]] = {}
+        came: dict[Assembly, float] = {}
+        for row, ticket in enumerate(batch):
+            rows.setdefault(ticket.assembly, []).append((ticket.index, row))
+            came[ticket.assembly] = ticket.came
+        for assembly, pairs in rows.items():
+            assembly.deliver(pairs, outputs, queue_ms=(start - came[assembly]) * 1e3, run_ms=run_ms)
+
+    def _failed(self, batch: list[Ticket]) -> None:
+        number = uuid4().hex[:12]
+        log.exception("run failed", extra={"error_id": number, "batch": len(batch)})
+        for assembly in {ticket.assembly for ticket in batch}:
+            assembly.fail(ServerError(f"the run failed; the server's log explains it under id {number}"))
+        self._failures += 1
+        if self._failures >= _FAILURES:
+            self._die(f"its last {self._failures} runs failed, see log id {number}")
+
+    def _die(self, reason: str) -> None:
+        with self._ready:
+            self._dead = reason
+            left, self._queue = list(self._queue), deque()
+            self._ready.notify_all()
+        for assembly in {ticket.assembly for ticket in left}:
+            assembly.fail(UnavailableError(f"the model's engine is not running: {reason}"))

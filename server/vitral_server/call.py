@@ -1,0 +1,59 @@
+"""An Embed request as the server thinks of it, free of message types."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from vitral.errors import ImageError
+from vitral.tensors import Array
+from vitral.v1.tensor_pb2 import DataType
+
+
+class Door(Enum):
+    """How a picture came in."""
+
+    ENCODED = "encoded"
+    PIXELS = "pixels"
+    PREPARED = "prepared"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One item: what came through which door, or why it cannot be read."""
+
+    door: Door
+    content: bytes | Array | ImageError
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """One output and the element type it is wanted in."""
+
+    name: str
+    dtype: DataType.ValueType
+
+
+@dataclass(frozen=True)
+class EmbedCall:
+    """One request.
+
+    Attributes:
+        model: name, or empty for the only one served.
+        version: version, or empty for the newest that is ready.
+        pictures: the items in order.
+        outputs: what is wanted; empty for the defaults.
+        size: (height, width), or None for the native size.
+        max_reply_bytes: the caller's own limit.
+        fingerprint: the one demanded, or empty.
+        request_bytes: size of the message.
+    """
+
+    model: str
+    version: str
+    pictures: tuple[Picture, ...]
+    outputs: tuple[Wanted, ...]
+    size: tuple[int, int] | None
+    max_reply_bytes: int
+    fingerprint: str
+    request_bytes: int

@@ -1,0 +1,120 @@
+"""Flags of `vitral-server`; each is an environment variable too, `VITRAL_PORT` for `--port`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from vitral.errors import InvalidArgumentError
+from vitral_engine.image import MAX_PIXELS
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Everything an operator decides. Times in seconds unless the name says milliseconds.
+
+    Raises:
+        InvalidArgumentError: a value is out of its range.
+    """
+
+    repo: Path
+    host: str = "127.0.0.1"
+    port: int = 50051
+    device: str = "auto"
+    models: tuple[str, ...] = ()
+    threads: int = 0
+    decode_threads: int = 0
+    max_batch_size: int = 0
+    queue_delay_ms: float = 0.0
+    max_items: int = 256
+    max_queue_images: int = 512
+    max_queue_mib: int = 1024
+    max_image_pixels: int = MAX_PIXELS
+    timeout: float = 30.0
+    run_timeout: float = 60.0
+    drain_delay: float = 1.0
+    grace: float = 30.0
+    log_level: str = "info"
+
+    def __post_init__(self) -> None:
+        """Refuses values out of range."""
+        if not 0 <= self.port <= 65535:
+            raise InvalidArgumentError(f"port {self.port} is not between 0 and 65535")
+        for name in ("threads", "decode_threads", "max_batch_size", "queue_delay_ms", "drain_delay", "grace"):
+            if getattr(self, name) < 0:
+                raise InvalidArgumentError(f"{name} is {getattr(self, name)}; it cannot be negative")
+        for name in (
+            "max_items",
+            "max_queue_images",
+            "max_queue_mib",
+            "max_image_pixels",
+            "timeout",
+            "run_timeout",
+        ):
+            if getattr(self, name) <= 0:
+                raise InvalidArgumentError(f"{name} is {getattr(self, name)}; it must be positive")
+
+
+_HELP = {
+    "repo": "model repository: a folder of NAME/VERSION folders",
+    "host": "address to listen on",
+    "port": "TCP port; 0 picks a free one",
+    "device": "auto, cpu, cuda or cuda:N",
+    "models": "serve this model, and fail to start without it; may be repeated (default: all there are)",
+    "threads": "intra-op threads of a run; 0 for every core",
+    "decode_threads": "threads that decode and resize; 0 for one a core",
+    "max_batch_size": "largest batch; 0 for what config.pbtxt says",
+    "queue_delay_ms": "wait this long for a batch to fill; 0 runs what is there at once",
+    "max_items": "most images of one request",
+    "max_queue_images": "most images accepted and not yet answered",
+    "max_queue_mib": "most MiB held for them",
+    "max_image_pixels": "most pixels of one image",
+    "timeout": "seconds granted to a call that brings no deadline",
+    "run_timeout": "seconds after which a run counts as stuck",
+    "drain_delay": "seconds between NOT_SERVING and refusing calls",
+    "grace": "seconds accepted calls have to finish after that",
+    "log_level": "debug, info, warning or error",
+}
+_FLAGS = {"models": "--model"}
+
+
+def parse(argv: Sequence[str] | None, environ: Mapping[str, str] | None = None) -> ServerConfig:
+    """The configuration from flags, then environment variables, then defaults.
+
+    Raises:
+        InvalidArgumentError: an environment variable or a value is not valid.
+        SystemExit: with 2, a flag is not valid; argparse has said why.
+    """
+    values = os.environ if environ is None else environ
+    parser = argparse.ArgumentParser(
+        prog="vitral-server", description="Serves proven embedding models over gRPC."
+    )
+    for item in fields(ServerConfig):
+        _add(parser, item.name, item.default, values)
+    given = vars(parser.parse_args(argv))
+    return ServerConfig(**{**given, "models": tuple(given["models"])})
+
+
+def _add(parser: argparse.ArgumentParser, name: str, default: Any, environ: Mapping[str, str]) -> None:
+    flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
+    variable = f"VITRAL_{flag.removeprefix('--').replace('-', '_').upper()}"
+    text = environ.get(variable)
+    told = f"{_HELP[name]} (env {variable})"
+    if name == "models":
+        named = [part for part in (text or "").split(",") if part]
+        parser.add_argument(flag, dest=name, action="append", metavar="NAME", default=named, help=told)
+        return
+    kind: Callable[[str], Any] = Path if name == "repo" else type(default)
+    if name == "repo":
+        default = Path(text) if text else Path("models")
+    elif text is not None:
+        try:
+            default = kind(text)
+        except ValueError:
+            raise InvalidArgumentError(f"{variable}={text!r} is not of type {kind.__name__}") from None
+    choices = ("debug", "info", "warning", "error") if name == "log_level" else None
+    parser.add_argument(flag, dest=name, type=kind, default=default, choices=choices, help=told)

@@ -1,0 +1,151 @@
+"""One request through the house: plan, admission, decode, preprocess, batch, reply."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import monotonic
+
+import numpy as np
+
+from vitral import spec as specs
+from vitral.errors import (
+    DeadlineError,
+    FingerprintMismatchError,
+    ImageError,
+    InvalidArgumentError,
+    TooLargeError,
+)
+from vitral.v1 import tensor_pb2
+from vitral_engine.engine import Model
+from vitral_engine.intake import Row
+from vitral_engine.session import GraphSession
+from vitral_server.admission import Admission
+from vitral_server.batcher import Ticket
+from vitral_server.call import Door, EmbedCall, Picture, Wanted
+from vitral_server.registry import Registry, Served
+from vitral_server.reply import Assembly, Frame, reply_bytes
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a request needs, decided before any work: model, outputs, and the graph behind each door."""
+
+    served: Served
+    engine: Model
+    wanted: tuple[Wanted, ...]
+    sessions: dict[Door, GraphSession]
+    held_bytes: int
+
+
+class Embedder:
+    """Answers Embed calls. Lives on the event loop; decoding and runs happen in threads."""
+
+    def __init__(
+        self, registry: Registry, admission: Admission, pool: ThreadPoolExecutor, *, max_items: int
+    ) -> None:
+        self._registry = registry
+        self._admission = admission
+        self._pool = pool
+        self._max_items = max_items
+
+    async def embed(self, call: EmbedCall, *, seconds: float) -> tuple[Served, Frame]:
+        """The framed reply, within `seconds`.
+
+        Raises:
+            VitralError: the request as a whole cannot be answered.
+        """
+        deadline = monotonic() + seconds
+        plan = self._plan(call)
+        with self._admission.hold(len(call.pictures), plan.held_bytes):
+            spec, version = plan.engine.spec, plan.served.version
+            assembly = Assembly(spec, version, plan.wanted, images=len(call.pictures), deadline=deadline)
+            with _leaving(assembly):
+                try:
+                    async with asyncio.timeout(seconds):
+                        await self._feed(call, plan, assembly)
+                        return plan.served, await assembly.future
+                except TimeoutError:
+                    message = f"the deadline of {seconds * 1e3:.0f} ms passed before the answer was there"
+                    raise DeadlineError(message) from None
+
+    def _plan(self, call: EmbedCall) -> Plan:
+        if len(call.pictures) > self._max_items:
+            message = f"the request has {len(call.pictures)} images; the limit is {self._max_items}"
+            raise InvalidArgumentError(message)
+        served, engine = self._registry.engine_of(call.model, call.version)
+        spec = engine.spec
+        if call.fingerprint and call.fingerprint != spec.fingerprint:
+            message = f"model {spec.name} has fingerprint {spec.fingerprint}, not {call.fingerprint}"
+            raise FingerprintMismatchError(message)
+        _check_size(call, engine)
+        default = tensor_pb2.DATA_TYPE_FLOAT32
+        wanted = call.outputs or tuple(Wanted(name, default) for name in spec.default_outputs)
+        names = [specs.output(spec, want.name).name for want in wanted]
+        doors = {picture.door for picture in call.pictures}
+        sessions = {door: engine.session_for(names, prepared=door is Door.PREPARED) for door in doors}
+        out = reply_bytes(spec, wanted, len(call.pictures))
+        if out > call.max_reply_bytes:
+            message = (
+                f"the reply to {len(call.pictures)} images takes {out} bytes; the limit is "
+                f"{call.max_reply_bytes}: ask for fewer images at a time"
+            )
+            raise TooLargeError(message)
+        return Plan(served, engine, wanted, sessions, held_bytes=call.request_bytes + out)
+
+    async def _feed(self, call: EmbedCall, plan: Plan, assembly: Assembly) -> None:
+        loop = asyncio.get_running_loop()
+        work = (loop.run_in_executor(self._pool, _row, picture, plan, assembly) for picture in call.pictures)
+        rows = await asyncio.gather(*work)
+        tickets: dict[Door, list[Ticket]] = {}
+        for index, (picture, row) in enumerate(zip(call.pictures, rows, strict=True)):
+            if isinstance(row, ImageError):
+                continue
+            assembly.stages.decode += row.decode_ms
+            assembly.stages.preprocess += row.preprocess_ms
+            tickets.setdefault(picture.door, []).append(Ticket(assembly, index, row.array, monotonic()))
+        for index, row in enumerate(rows):
+            if isinstance(row, ImageError):
+                assembly.refuse(index, row)
+        for door, queued in tickets.items():
+            plan.served.batcher_of(plan.sessions[door]).submit(queued)
+
+
+def _row(picture: Picture, plan: Plan, assembly: Assembly) -> Row | ImageError:
+    """Decodes and preprocesses one picture, in a pool thread; nothing for callers that are gone."""
+    if assembly.gone or monotonic() > assembly.deadline:
+        return ImageError("nobody waits for this image any more", cause="gone")
+    content, graph = picture.content, plan.sessions[picture.door].graph
+    try:
+        if isinstance(content, ImageError):
+            return content
+        if isinstance(content, bytes):
+            return plan.engine.intake.encoded(content, graph)
+        if picture.door is Door.PIXELS:
+            return plan.engine.intake.pixels(np.asarray(content), graph)
+        return plan.engine.intake.prepared(content)
+    except ImageError as error:
+        return error
+
+
+def _check_size(call: EmbedCall, engine: Model) -> None:
+    native = engine.spec.architecture.image_size
+    if call.size is not None and call.size != (native.height, native.width):
+        height, width = call.size
+        message = (
+            f"size {height} x {width} was asked for, but model {engine.spec.name} has the static size "
+            f"{native.height} x {native.width}"
+        )
+        raise InvalidArgumentError(message)
+
+
+@contextmanager
+def _leaving(assembly: Assembly) -> Iterator[None]:
+    """Marks the assembly when its handler ends, so that rows still queued cost nothing."""
+    try:
+        yield
+    finally:
+        assembly.left = True

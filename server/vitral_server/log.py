@@ -1,0 +1,84 @@
+"""One JSON object a line on standard error; one line a request."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from time import perf_counter, time
+from typing import Any
+
+from vitral.errors import VitralError
+from vitral_server.call import EmbedCall
+from vitral_server.registry import Served
+from vitral_server.reply import Frame
+
+log = logging.getLogger(__name__)
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """A record as one JSON object: time, level, event, then the extras."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The line."""
+        data: dict[str, Any] = {
+            "time": round(record.created, 3),
+            "level": record.levelname.lower(),
+            "event": record.getMessage(),
+        }
+        data |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        if record.exc_info:
+            data["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(data, ensure_ascii=False, default=str)
+
+
+@dataclass
+class RequestLine:
+    """What one request's line says; filled as the request goes on."""
+
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def answered(self, served: Served, call: EmbedCall, frame: Frame) -> None:
+        """The request was answered."""
+        timings = {key: round(value, 3) for key, value in asdict(frame.timings).items()}
+        self.fields |= {"model": served.name, "version": served.version, "images": len(call.pictures)}
+        self.fields |= {"failed": frame.failed, "bytes_out": len(frame.message), **timings}
+
+
+@contextmanager
+def request_line(event: str, **fields: Any) -> Iterator[RequestLine]:
+    """Writes one line when the request ends, however it ends."""
+    line, start, code = RequestLine(fields), perf_counter(), "OK"
+    try:
+        yield line
+    except VitralError as error:
+        code = error.code.name
+        line.fields["reason"] = str(error)
+        raise
+    except asyncio.CancelledError:
+        code = "CANCELLED"
+        raise
+    except Exception:
+        code = "INTERNAL"
+        raise
+    finally:
+        took = round((perf_counter() - start) * 1e3, 3)
+        log.info(event, extra={"code": code, "ms": took, **line.fields})
+
+
+def configure(level: str) -> None:
+    """Sends every record to standard error as JSON."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def announce(event: str, **fields: Any) -> None:
+    """One JSON line on standard output, for whoever started the server."""
+    print(json.dumps({"event": event, "time": round(time(), 3), **fields}), flush=True)

@@ -1,0 +1,177 @@
+"""The models of a repository: opened, replayed, warmed, or listed with the reason why not."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import perf_counter
+
+from vitral.errors import InvalidArgumentError, ModelNotFoundError, UnavailableError, VitralError
+from vitral_engine import artifact
+from vitral_engine.device import Placement
+from vitral_engine.engine import Model
+from vitral_engine.session import GraphSession
+from vitral_engine.triton import limits
+from vitral_server.batcher import Batcher, BatchOptions
+from vitral_server.config import ServerConfig
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Served:
+    """One version of a model on this server.
+
+    Attributes:
+        name, version: of its folder.
+        engine: the open model; None when it could not be opened.
+        batchers: graph file to the queue in front of it.
+        reason: why it could not be opened.
+        max_batch: largest batch of one run.
+        load_ms: from opening the folder to ready.
+    """
+
+    name: str
+    version: str
+    engine: Model | None = None
+    batchers: dict[str, Batcher] = field(default_factory=dict)
+    reason: str = ""
+    max_batch: int = 0
+    load_ms: float = 0.0
+
+    @property
+    def fault(self) -> str:
+        """Why it does not serve; empty while it does."""
+        faults = (batcher.fault() for batcher in self.batchers.values())
+        return self.reason or next((fault for fault in faults if fault), "")
+
+    def batcher_of(self, session: GraphSession) -> Batcher:
+        """The queue in front of a session of this model."""
+        return self.batchers[session.graph.file]
+
+
+class Registry:
+    """Every model of the repository. Filled once, before the server answers."""
+
+    def __init__(self, models: Sequence[Served], *, named: Sequence[str]) -> None:
+        self.models = sorted(models, key=lambda model: (model.name, int(model.version)))
+        self._named = tuple(named)
+
+    @property
+    def names(self) -> list[str]:
+        """Names of all models, the failed ones included."""
+        return sorted({model.name for model in self.models})
+
+    def is_ready(self, name: str) -> bool:
+        """Whether some version of this model serves."""
+        return any(model.name == name and not model.fault for model in self.models)
+
+    @property
+    def ready(self) -> bool:
+        """Whether every named model serves; without names, whether at least one does."""
+        states = [self.is_ready(name) for name in self._named or self.names]
+        return all(states) and bool(states) if self._named else any(states)
+
+    def find(self, name: str, version: str) -> Served:
+        """The model of this name and version, ready or not; defaults as the contract says.
+
+        Raises:
+            InvalidArgumentError: no name, and not exactly one model.
+            ModelNotFoundError: no such model or version.
+        """
+        if not name and len(self.names) != 1:
+            known = ", ".join(self.names)
+            raise InvalidArgumentError(f"no model named, and {len(self.names)} are served: {known}")
+        wanted = name or self.names[0]
+        versions = [model for model in self.models if model.name == wanted]
+        if not versions:
+            raise ModelNotFoundError(f"no model {wanted!r}; served are {', '.join(self.names)}")
+        if not version:
+            ready = [model for model in versions if not model.fault]
+            return (ready or versions)[-1]
+        for model in versions:
+            if model.version == version:
+                return model
+        known = ", ".join(model.version for model in versions)
+        raise ModelNotFoundError(f"model {wanted} has no version {version!r} here; served are {known}")
+
+    def engine_of(self, name: str, version: str) -> tuple[Served, Model]:
+        """The same, and its engine.
+
+        Raises:
+            UnavailableError: the model does not serve; the message says why.
+        """
+        served = self.find(name, version)
+        if served.engine is None or served.fault:
+            raise UnavailableError(
+                f"model {served.name} version {served.version} is not ready: {served.fault}"
+            )
+        return served, served.engine
+
+    def close(self) -> None:
+        """Ends every run thread."""
+        for model in self.models:
+            for batcher in model.batchers.values():
+                batcher.close()
+
+
+def load(config: ServerConfig, placement: Placement) -> Registry:
+    """Opens the newest version of every model, or of those named.
+
+    Without names, a version that cannot be opened is listed as failed and the next older one is tried.
+
+    Raises:
+        ModelNotFoundError: there is no such repository or named model, or it holds none at all.
+        VitralError: a named model could not be opened.
+    """
+    folders = {folder.name: folder for folder in artifact.models(config.repo)}
+    if missing := [name for name in config.models if name not in folders]:
+        known = ", ".join(folders) or "none"
+        raise ModelNotFoundError(f"no model {missing[0]!r} in {config.repo}; there are {known}")
+    if not folders:
+        raise ModelNotFoundError(f"{config.repo} holds no model: run vitral-export build first")
+    models: list[Served] = []
+    for name in config.models or tuple(folders):
+        models += _newest(folders[name], config, placement)
+    return Registry(models, named=config.models)
+
+
+def _newest(folder: Path, config: ServerConfig, placement: Placement) -> list[Served]:
+    tried: list[Served] = []
+    for version in reversed(artifact.versions(folder)):
+        try:
+            return [*tried, _open(folder, str(version), config, placement)]
+        except VitralError as error:
+            if config.models:
+                raise
+            log.error(
+                "model failed to load", extra={"model": folder.name, "version": version, "reason": str(error)}
+            )
+            tried.append(Served(folder.name, str(version), reason=str(error)))
+    return tried
+
+
+def _open(folder: Path, version: str, config: ServerConfig, placement: Placement) -> Served:
+    start = perf_counter()
+    found = artifact.open_artifact(folder / version)
+    taken = limits(folder, found.spec)
+    if taken.ignored:
+        log.info("config.pbtxt: fields ignored", extra={"model": folder.name, "fields": list(taken.ignored)})
+    engine = Model(found, placement, threads=config.threads, max_pixels=config.max_image_pixels)
+    max_batch = config.max_batch_size or taken.max_batch_size
+    engine.warm(max_batch)
+    options = BatchOptions(
+        max_batch=max_batch,
+        instances=taken.instances,
+        max_queue=taken.max_queue,
+        delay=config.queue_delay_ms / 1e3,
+        run_timeout=config.run_timeout,
+    )
+    batchers = {
+        file: Batcher(session, options, name=f"{folder.name} {file}")
+        for file, session in engine.sessions.items()
+    }
+    load_ms = (perf_counter() - start) * 1e3
+    return Served(folder.name, version, engine, batchers, max_batch=max_batch, load_ms=load_ms)

@@ -1,0 +1,163 @@
+"""The reply of one request, put together by whichever thread runs its last batch.
+
+That thread frames it, header and slices in one join, while it still owns the buffers: the one copy. Slices of
+an earlier batch are copied out before those buffers go back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+
+import numpy as np
+
+from vitral import framing
+from vitral.errors import ImageError, VitralError
+from vitral.results import Timings
+from vitral.tensors import Array, numpy_dtype
+from vitral.v1 import embedding_service_pb2 as pb
+from vitral.v1 import model_pb2, tensor_pb2
+from vitral_server.call import Wanted
+
+
+@dataclass(frozen=True)
+class Frame:
+    """A framed reply and what the log says of it."""
+
+    message: bytes
+    timings: Timings
+    failed: int
+
+
+@dataclass
+class Stages:
+    """Milliseconds of one request, summed or maximal over its images."""
+
+    start: float = field(default_factory=perf_counter)
+    decode: float = 0.0
+    preprocess: float = 0.0
+    queue: float = 0.0
+    run: float = 0.0
+    encode: float = 0.0
+    batch: int = 0
+
+    def timings(self) -> Timings:
+        """As the caller gets them."""
+        total = (perf_counter() - self.start) * 1e3
+        return Timings(self.decode, self.preprocess, self.queue, self.run, self.encode, total, self.batch)
+
+
+class Assembly:
+    """Collects the outputs of a request's images and resolves its future with a `Frame`."""
+
+    def __init__(
+        self,
+        spec: model_pb2.ModelSpec,
+        version: str,
+        wanted: Sequence[Wanted],
+        *,
+        images: int,
+        deadline: float,
+    ) -> None:
+        self.deadline = deadline
+        self.stages = Stages()
+        self.left = False
+        self._spec, self._version, self._wanted = spec, version, wanted
+        self._slots: list[list[Array] | ImageError | None] = [None] * images
+        self._remaining = images
+        self._lock = threading.Lock()
+        self._loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Frame] = self._loop.create_future()
+
+    @property
+    def gone(self) -> bool:
+        """Whether nobody waits for this reply any more."""
+        return self.left or self.future.done()
+
+    def refuse(self, index: int, error: ImageError) -> None:
+        """The image at `index` failed by itself."""
+        with self._lock:
+            self._slots[index] = error
+            self._remaining -= 1
+            self._finish()
+
+    def deliver(
+        self, rows: Sequence[tuple[int, int]], outputs: dict[str, Array], *, queue_ms: float, run_ms: float
+    ) -> None:
+        """Takes the outputs of (image index, batch row) pairs; the caller still owns the buffers."""
+        with self._lock:
+            start = perf_counter()
+            self._remaining -= len(rows)
+            for index, row in rows:
+                self._slots[index] = [self._slice(outputs, item, row) for item in self._wanted]
+            stages = self.stages
+            stages.queue, stages.run = max(stages.queue, queue_ms), stages.run + run_ms
+            stages.encode += (perf_counter() - start) * 1e3
+            stages.batch = max(stages.batch, len(next(iter(outputs.values()))))
+            self._finish()
+
+    def fail(self, error: VitralError) -> None:
+        """The request as a whole ends with this error."""
+        self._loop.call_soon_threadsafe(_fail, self.future, error)
+
+    def _slice(self, outputs: dict[str, Array], wanted: Wanted, row: int) -> Array:
+        part: Array = outputs[wanted.name][row]
+        dtype = numpy_dtype(wanted.dtype)
+        if part.dtype != dtype:
+            return part.astype(dtype)
+        return part if self._remaining == 0 else part.copy()
+
+    def _finish(self) -> None:
+        if self._remaining or self.gone:
+            return
+        timings = self.stages.timings()
+        payloads = [array for slot in self._slots if isinstance(slot, list) for array in slot]
+        frame = Frame(
+            framing.join(self._header(timings), payloads),
+            timings,
+            failed=sum(isinstance(slot, ImageError) for slot in self._slots),
+        )
+        self._loop.call_soon_threadsafe(_resolve, self.future, frame)
+
+    def _header(self, timings: Timings) -> bytes:
+        grid = tensor_pb2.Grid(
+            height=self._spec.architecture.grid.height, width=self._spec.architecture.grid.width
+        )
+        reply = pb.EmbedResponse(
+            model=self._spec.name, version=self._version, fingerprint=self._spec.fingerprint
+        )
+        payload = 0
+        for slot in self._slots:
+            if isinstance(slot, ImageError):
+                code: int = slot.code.value[0]
+                reply.results.add(error=pb.ItemError(code=code, reason=slot.cause, message=str(slot)))
+                continue
+            result = reply.results.add(grid=grid)
+            for wanted, array in zip(self._wanted, slot or (), strict=True):
+                result.outputs.add(name=wanted.name, dtype=wanted.dtype, shape=array.shape, payload=payload)
+                payload += 1
+        reply.timings.CopyFrom(pb.Timings(**timings.__dict__))
+        return reply.SerializeToString()
+
+
+def reply_bytes(spec: model_pb2.ModelSpec, wanted: Sequence[Wanted], images: int) -> int:
+    """Payload bytes of the reply to so many images."""
+    items = {item.name: item for item in spec.outputs}
+    one = sum(
+        int(np.prod([axis.size for axis in items[want.name].axes[1:]])) * numpy_dtype(want.dtype).itemsize
+        for want in wanted
+    )
+    return one * images
+
+
+def _resolve(future: asyncio.Future[Frame], frame: Frame) -> None:
+    if not future.done():
+        future.set_result(frame)
+
+
+def _fail(future: asyncio.Future[Frame], error: VitralError) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,88 @@
+"""From the bytes of an EmbedRequest to an `EmbedCall`. Tensor bytes stay views of the message."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from google.protobuf.message import DecodeError
+
+from vitral import framing, tensors
+from vitral.errors import ImageError, InvalidArgumentError, UnsupportedError
+from vitral.limits import MAX_REPLY_BYTES
+from vitral.v1 import embedding_service_pb2 as pb
+from vitral.v1 import tensor_pb2
+from vitral_server.call import Door, EmbedCall, Picture, Wanted
+
+_DTYPES = (tensor_pb2.DATA_TYPE_FLOAT32, tensor_pb2.DATA_TYPE_FLOAT16)
+
+
+def parse(message: bytes) -> EmbedCall:
+    """Reads a request.
+
+    Raises:
+        InvalidArgumentError: it is malformed or empty.
+        UnsupportedError: it asks for what this server does not have yet; the message names it.
+    """
+    header, payloads = framing.split(message)
+    try:
+        request = pb.EmbedRequest.FromString(header)
+    except DecodeError:
+        raise InvalidArgumentError(f"malformed EmbedRequest of {len(message)} bytes") from None
+    if not request.items:
+        raise InvalidArgumentError("the request has no items")
+    if request.HasField("reply"):
+        raise UnsupportedError("replies through shared memory (EmbedRequest.reply) are not served yet")
+    return EmbedCall(
+        model=request.model,
+        version=request.version,
+        pictures=tuple(_picture(item, payloads) for item in request.items),
+        outputs=tuple(_wanted(item) for item in request.outputs),
+        size=(request.size.height, request.size.width) if request.HasField("size") else None,
+        max_reply_bytes=min(request.max_reply_bytes or MAX_REPLY_BYTES, MAX_REPLY_BYTES),
+        fingerprint=request.expect_fingerprint,
+        request_bytes=len(message),
+    )
+
+
+def _picture(item: pb.Item, payloads: Sequence[memoryview]) -> Picture:
+    door = item.WhichOneof("content")
+    if door == "encoded":
+        return Picture(Door.ENCODED, item.encoded)
+    if door is None:
+        return Picture(Door.ENCODED, ImageError("the item has no content", cause="empty"))
+    tensor = item.pixels if door == "pixels" else item.prepared
+    try:
+        data = _bytes(tensor, payloads)
+        return Picture(Door(door), tensors.view(data, tensor.dtype, tensor.shape, what=door))
+    except InvalidArgumentError as error:
+        return Picture(Door(door), ImageError(str(error), cause="tensor"))
+
+
+def _bytes(tensor: tensor_pb2.Tensor, payloads: Sequence[memoryview]) -> bytes | memoryview:
+    location = tensor.WhichOneof("location")
+    if location == "shared":
+        raise UnsupportedError("tensors in shared memory (Tensor.shared) are not served yet")
+    if location == "data":
+        return tensor.data
+    if location is None:
+        raise InvalidArgumentError("the tensor names no bytes: neither data nor payload is set")
+    if tensor.payload >= len(payloads):
+        raise InvalidArgumentError(f"the tensor names payload {tensor.payload}, but {len(payloads)} came")
+    return payloads[tensor.payload]
+
+
+def _wanted(item: pb.OutputRequest) -> Wanted:
+    asked = {
+        "view": item.view != pb.TOKEN_VIEW_UNSPECIFIED,
+        "patches": bool(item.patches),
+        "rect": item.HasField("rect"),
+        "l2_normalize": item.l2_normalize,
+    }
+    if named := [name for name, is_set in asked.items() if is_set]:
+        raise UnsupportedError(f"OutputRequest.{named[0]} is not served yet")
+    dtype = item.dtype or tensor_pb2.DATA_TYPE_FLOAT32
+    if dtype not in _DTYPES:
+        known = ", ".join(tensors.name_of(value) for value in _DTYPES)
+        message = f"output {item.name}: dtype {tensors.name_of(dtype)} is not served yet; {known} are"
+        raise UnsupportedError(message)
+    return Wanted(item.name, dtype)
