@@ -1,0 +1,154 @@
+"""torch's exporter, and a graph without traces of the machine that it ran on."""
+
+from __future__ import annotations
+
+import ast
+import logging
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import onnx
+import torch
+
+from vitral.errors import InvalidArgumentError, ProofError
+from vitral_export import weights
+from vitral_export.sources import Loaded
+from vitral_export.wrap import PREFIX, Inference
+
+OPSETS = range(18, 24)
+"""Operator sets that can be asked for."""
+
+DEFAULT_OPSET = 20
+"""Operator set unless another is asked for."""
+
+FLOAT_FILE = "model.onnx"
+"""The float32 graph, which every artifact has."""
+
+_SCOPES = "pkg.torch.onnx.name_scopes"
+_TRACED_BATCH = 2  # torch takes an extent of 1 for a constant
+
+
+def check_opset(opset: int) -> None:
+    """Refuses operator sets outside the range.
+
+    Raises:
+        InvalidArgumentError: with the range.
+    """
+    if opset not in OPSETS:
+        raise InvalidArgumentError(f"opset {opset} is not supported; {OPSETS[0]} to {OPSETS[-1]} are")
+
+
+def export(wrapped: Inference, loaded: Loaded, *, opset: int) -> onnx.ModelProto:
+    """The float32 graph with dynamic batch, its weights inside, its names readable.
+
+    Raises:
+        ProofError: torch could not export the module.
+    """
+    shape = [axis.size or _TRACED_BATCH for axis in loaded.input.axes]
+    try:
+        with quiet_exporter():
+            program = torch.onnx.export(
+                wrapped,
+                (torch.zeros(shape),),
+                dynamo=True,
+                # The name as a string: torch.export.Dim would let torch freeze the batch without a word.
+                dynamic_shapes=({0: "batch"},),
+                opset_version=opset,
+                input_names=[loaded.input.name],
+                output_names=[item.name for item in loaded.outputs],
+                verbose=False,
+            )
+    except Exception as error:  # the exporter raises whatever its passes raise
+        first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ProofError(f"torch could not export {loaded.architecture.module}: {first}") from error
+    assert program is not None
+    model = program.model_proto
+    _clean(model)
+    return model
+
+
+def save(folder: Path, graphs: dict[str, onnx.ModelProto]) -> None:
+    """Writes the graphs by file name and their one weights file, and lets onnx check what was written.
+
+    Raises:
+        ProofError: onnx's checker refuses a graph.
+    """
+    weights.write(folder, list(graphs.values()))
+    for name, model in graphs.items():
+        path = folder / name
+        path.write_bytes(model.SerializeToString(deterministic=True))
+        try:
+            onnx.checker.check_model(str(path), full_check=True)
+        except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+            raise ProofError(f"signature: onnx's checker refuses {name}: {error}") from error
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Drops what torch's exporter says that no reader can act on, and nothing else."""
+    # torch 2.13 logs a warning for each torchvision operator where torchvision is not installed.
+    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
+    logger.addFilter(_about_no_torchvision)
+    try:
+        with warnings.catch_warnings():
+            # torch 2.13 warns about its own copies of tree specs.
+            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+            yield
+    finally:
+        logger.removeFilter(_about_no_torchvision)
+
+
+def _about_no_torchvision(record: logging.LogRecord) -> bool:
+    return "torchvision is not installed" not in record.getMessage()
+
+
+def _clean(model: onnx.ModelProto) -> None:
+    """Strips metadata (it holds absolute paths and source lines) and gives readable names."""
+    graph = model.graph
+    _rename_weights(graph)
+    taken: set[str] = set()
+    for node in graph.node:
+        node.name = _unused(f"{_scope(node)}{node.op_type}", taken)
+    held = {item.name for item in graph.initializer}
+    shapes = [item for item in graph.value_info if item.name not in held]
+    del graph.value_info[:]
+    graph.value_info.extend(shapes)
+    places: list[Any] = [model, graph, *graph.node, *graph.initializer, *graph.value_info]
+    for place in (*places, *graph.input, *graph.output):
+        del place.metadata_props[:]
+        place.ClearField("doc_string")
+    graph.name = "vitral"
+    model.producer_name, model.producer_version = "vitral", ""
+
+
+def _rename_weights(graph: onnx.GraphProto) -> None:
+    """Initialisers take the names that the module's own state dict has."""
+    new = {item.name: item.name.removeprefix(PREFIX) for item in graph.initializer}
+    for item in graph.initializer:
+        item.name = new[item.name]
+    for info in graph.value_info:
+        info.name = new.get(info.name, info.name)
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+
+
+def _scope(node: onnx.NodeProto) -> str:
+    """`encoder/layer/0/` for a node of the submodule `encoder.layer.0`."""
+    for entry in node.metadata_props:
+        if entry.key == _SCOPES:
+            scopes: Sequence[str] = ast.literal_eval(entry.value)
+            path = scopes[-2].removeprefix(PREFIX.rstrip(".")).strip(".") if len(scopes) > 1 else ""
+            return f"{path.replace('.', '/')}/" if path else ""
+    return ""
+
+
+def _unused(name: str, taken: set[str]) -> str:
+    free, count = name, 1
+    while free in taken:
+        count += 1
+        free = f"{name}_{count}"
+    taken.add(free)
+    return free
