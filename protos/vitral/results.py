@@ -24,7 +24,7 @@ class Timings:
     batch_size: int = 0
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Embedding:
     """The tensors of one image.
 
@@ -38,9 +38,15 @@ class Embedding:
 
     outputs: Mapping[str, Array]
     grid: tuple[int, int]
-    spec: ModelSpec = field(repr=False)
+    spec: ModelSpec
     version: str
-    timings: Timings = field(default=Timings(), repr=False)
+    timings: Timings = field(default_factory=Timings)
+
+    def __repr__(self) -> str:
+        """Model, version and the shape of every output."""
+        outputs = self.outputs.items()
+        shapes = (f"{name} {' x '.join(map(str, array.shape))} {array.dtype}" for name, array in outputs)
+        return f"<Embedding of {self.model} {self.version}: {', '.join(shapes)}>"
 
     @property
     def model(self) -> str:

@@ -68,7 +68,7 @@ class EmbeddingService:
     async def embed(self, message: bytes, context: Context) -> bytes:
         """Embed."""
         self._admission.arrive()
-        context.add_done_callback(self._left)
+        context.add_done_callback(self._left)  # type: ignore[arg-type]  # the stubs want a class
         with request_line("embed", peer=context.peer(), bytes_in=len(message)) as line:
             call = parse(message)
             served, frame = await self._embedder.embed(call, seconds=self._seconds(context))
