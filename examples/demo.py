@@ -109,8 +109,7 @@ def _stop(server: subprocess.Popen[str]) -> int:
 def embed(address: str, paths: list[Path]) -> list[Embedding]:
     """Embeds the photographs through the client, all in one request."""
     with Client(address) as client:
-        results = client.embed(paths, model=NAME, outputs=[OUTPUT])
-    return [result for result in results if isinstance(result, Embedding)]
+        return client.embed(paths, model=NAME, outputs=[OUTPUT])
 
 
 def module() -> PatchEmbedding:
@@ -174,6 +173,20 @@ def table(rows: list[Row]) -> Table:
     return shown
 
 
+def verdict(rows: list[Row], *, weights: str) -> int:
+    """Prints the comparison and what follows from it; 0 when all agree, else 1."""
+    SAY.rule("compare")
+    SAY.print(table(rows))
+    SAY.print(f"[bold]{weights.upper()}[/]: the figures are real, the embeddings mean nothing")
+    wrong = [row.photograph for row in rows if not row.agrees]
+    if wrong:
+        SAY.print(f"[bold red]DISAGREE[/]: {', '.join(wrong)}")
+        return 1
+    worst = max(row.vitral.rel_l2 for row in rows)
+    SAY.print(f"[bold green]AGREE[/]: all {len(rows)} photographs, worst relative L2 {worst:.1e}")
+    return 0
+
+
 def main() -> int:
     """Runs the demo; the exit code says whether everything agreed."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -186,18 +199,8 @@ def main() -> int:
         SAY.print(f"vitral-server listens on {address}; embedding {len(paths)} photographs of scikit-image")
         results = embed(address, paths)
     SAY.print("the server was told to stop (SIGTERM) and ended with exit code 0")
-    SAY.rule("compare")
     rows = [compare(path, result.outputs[OUTPUT]) for path, result in zip(paths, results, strict=True)]
-    SAY.print(table(rows))
-    note = results[0].spec.source.weights_note.upper()
-    SAY.print(f"[bold]{note}[/]: the figures are real, the embeddings mean nothing")
-    wrong = [row.photograph for row in rows if not row.agrees]
-    if wrong:
-        SAY.print(f"[bold red]DISAGREE[/]: {', '.join(wrong)}")
-        return 1
-    worst = max(row.vitral.rel_l2 for row in rows)
-    SAY.print(f"[bold green]AGREE[/]: all {len(rows)} photographs, worst relative L2 {worst:.1e}")
-    return 0
+    return verdict(rows, weights=results[0].spec.source.weights_note)
 
 
 if __name__ == "__main__":
