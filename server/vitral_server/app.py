@@ -87,6 +87,8 @@ async def _leave(server: aio.Server, admission: Admission, health: Health, confi
     await asyncio.sleep(config.drain_delay)
     if left := await admission.drain(config.grace):
         log.warning("grace is over", extra={"calls": left, "grace": config.grace})
+    health.end_watches()
+    await asyncio.sleep(0.05)  # one turn of the loop would do; a loaded one may need several
     await server.stop(None)
 
 

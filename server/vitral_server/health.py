@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from typing import Any
 
 from grpc_health.v1 import health_pb2
 from grpc_health.v1.health import aio as health_aio
@@ -16,11 +17,29 @@ _PERIOD = 0.2
 """Seconds between two looks at the engines."""
 
 
+class _Servicer(health_aio.HealthServicer):
+    """grpc's own, whose Watch streams end by themselves when the server leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.leaving = asyncio.Event()
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802  (the protocol's name)
+        """Watch, until the caller or the server leaves."""
+        watch = asyncio.create_task(super().Watch(request, context))
+        leave = asyncio.create_task(self.leaving.wait())
+        try:
+            await asyncio.wait((watch, leave), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            watch.cancel()
+            leave.cancel()
+
+
 class Health:
     """Follows the registry: `""` and the service for the server, a model's name for the model."""
 
     def __init__(self, registry: Registry, *, service: str) -> None:
-        self.servicer = health_aio.HealthServicer()
+        self.servicer = _Servicer()
         self._registry = registry
         self._service = service
         self._told: dict[str, bool] = {}
@@ -36,6 +55,10 @@ class Health:
         if self._task is not None:
             self._task.cancel()
         await self.servicer.enter_graceful_shutdown()
+
+    def end_watches(self) -> None:
+        """Lets every open Watch stream end; they would be cut off otherwise."""
+        self.servicer.leaving.set()
 
     async def _follow(self) -> None:
         while True:

@@ -38,6 +38,12 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(data, ensure_ascii=False, default=str)
 
 
+def _wanted(record: logging.LogRecord) -> bool:
+    """All but grpc's traceback for a health watcher that was not reading when its stream ended."""
+    text = record.getMessage()
+    return not ("ExecuteBatchError" in text and "/grpc.health.v1.Health/Watch" in text)
+
+
 @dataclass
 class RequestLine:
     """What one request's line says; filled as the request goes on."""
@@ -76,6 +82,7 @@ def configure(level: str) -> None:
     """Sends every record to standard error as JSON."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter())
+    handler.addFilter(_wanted)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
