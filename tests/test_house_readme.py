@@ -133,4 +133,4 @@ def test_the_readme_does_what_it_says(reader: Reader) -> None:
     assert "patch-embedding-32" in listing
     assert client.splitlines()[:2] == ["(196, 768)", "(14, 14, 768)"]
     assert engine.splitlines()[0] == "(196, 768)"
-    assert np.load(reader.folder / "photo.npy").shape == (196, 768)
+    assert np.load(reader.folder / "photo.npy").shape == (1, 196, 768)
