@@ -7,7 +7,8 @@ same class; against a peer that sends none, the status code decides.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import grpc
 
@@ -114,6 +115,10 @@ class ImageError(VitralError, ValueError):
         self.cause = cause
         self.index = index
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles with its keyword arguments: errors travel between processes as data."""
+        return partial(type(self), cause=self.cause, index=self.index), self.args
+
 
 class ImageErrors(VitralError):  # noqa: N818  (a group of errors)
     """Some images of a request failed; the others' results are here.
@@ -134,6 +139,10 @@ class ImageErrors(VitralError):  # noqa: N818  (a group of errors)
         first = "; ".join(f"[{index}] {error}" for index, error in list(self.errors.items())[:3])
         more = f" and {len(self.errors) - 3} more" if len(self.errors) > 3 else ""
         super().__init__(f"{len(self.errors)} of {len(self.results)} images failed: {first}{more}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickles with the results, from which the message is made."""
+        return type(self), (self.results,)
 
 
 class ArtifactError(VitralError):
