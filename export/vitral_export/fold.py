@@ -55,7 +55,9 @@ def folded_conv(
         InvalidArgumentError: a folded value is too large for float32.
     """
     wide = weight.astype(np.float64)
-    mean, std = (np.array(item, np.float64)[:, None, None] for item in (preprocessing.mean, preprocessing.std))
+    mean, std = (
+        np.array(item, np.float64)[:, None, None] for item in (preprocessing.mean, preprocessing.std)
+    )
     rescale = preprocessing.rescale_factor
     shift = (wide * ((CENTRE * rescale - mean) / std)).sum(axis=(1, 2, 3))
     start = np.zeros(len(wide)) if bias is None else bias.astype(np.float64)
@@ -64,6 +66,11 @@ def folded_conv(
     if not all(np.isfinite(item).all() for item in pair):
         raise InvalidArgumentError("the weights overflow float32 once normalisation is folded into them")
     return pair
+
+
+def bias_beside(weight_name: str) -> str:
+    """Name of the bias that folding adds to a layer that has none."""
+    return f"{weight_name.rpartition('.')[0]}.bias"
 
 
 def fold(model: onnx.ModelProto, input_name: str, preprocessing: pb.Preprocessing) -> onnx.ModelProto:
@@ -94,14 +101,14 @@ def _fold_conv(graph: onnx.GraphProto, node: onnx.NodeProto, preprocessing: pb.P
     bias_name = node.input[2] if len(node.input) > 2 else ""
     bias = numpy_helper.to_array(held[bias_name]) if bias_name else None
     weight, shift = folded_conv(numpy_helper.to_array(held[weight_name]), bias, preprocessing)
-    names = [weight_name + SUFFIX, (bias_name or f"{weight_name}.bias") + SUFFIX]
+    names = [weight_name + SUFFIX, (bias_name or bias_beside(weight_name)) + SUFFIX]
     for name, array in zip(names, (weight, shift), strict=True):
         graph.initializer.append(numpy_helper.from_array(array, name))
     node.input[1:] = names
 
 
-_FOLDERS: Mapping[str, Callable[[onnx.GraphProto, onnx.NodeProto, pb.Preprocessing], None]] = MappingProxyType(
-    {"Conv": _fold_conv}
+_FOLDERS: Mapping[str, Callable[[onnx.GraphProto, onnx.NodeProto, pb.Preprocessing], None]] = (
+    MappingProxyType({"Conv": _fold_conv})
 )
 
 
@@ -117,7 +124,7 @@ def _replace_input(graph: onnx.GraphProto, input_name: str, preprocessing: pb.Pr
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.append(numpy_helper.from_array(np.array(CENTRE, np.float32), "pixels_centre"))
-    shape = ["batch", preprocessing.size.height, preprocessing.size.width, 3]
+    shape: list[str | int | None] = ["batch", preprocessing.size.height, preprocessing.size.width, 3]
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(_PIXELS, onnx.TensorProto.UINT8, shape))
 

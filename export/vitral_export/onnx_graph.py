@@ -95,7 +95,9 @@ def quiet_exporter() -> Iterator[None]:
     try:
         with warnings.catch_warnings():
             # torch 2.13 warns about its own copies of tree specs.
-            warnings.filterwarnings("ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning)
+            warnings.filterwarnings(
+                "ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning
+            )
             yield
     finally:
         logger.removeFilter(_about_no_torchvision)

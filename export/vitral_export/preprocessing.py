@@ -41,7 +41,9 @@ def default(size: int) -> pb.Preprocessing:
     )
 
 
-def choose(choice: Choice, *, own: pb.Preprocessing | None, size: tensor_pb2.ImageSize) -> pb.Preprocessing | None:
+def choose(
+    choice: Choice, *, own: pb.Preprocessing | None, size: tensor_pb2.ImageSize
+) -> pb.Preprocessing | None:
     """The preprocessing of an artifact.
 
     Args:

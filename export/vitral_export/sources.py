@@ -128,7 +128,9 @@ def check_weights(module: nn.Module) -> None:
             raise InvalidArgumentError(f"weight {name} is {tensor.dtype}, torch.float32 is expected")
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
-            raise InvalidArgumentError(f"weight {name} holds NaN or Inf in {bad} of {tensor.numel()} elements")
+            raise InvalidArgumentError(
+                f"weight {name} holds NaN or Inf in {bad} of {tensor.numel()} elements"
+            )
 
 
 def _source(kind: Kind, module: nn.Module, *, weights: pb.WeightsOrigin.ValueType, note: str) -> pb.Source:

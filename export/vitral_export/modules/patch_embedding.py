@@ -58,9 +58,7 @@ def check_sizes(sizes: dict[str, int]) -> None:
             raise InvalidArgumentError(f"{name} must be a positive whole number, not {value!r}")
     image, patch = sizes["img_size"], sizes["patch_size"]
     if image < patch:
-        raise InvalidArgumentError(
-            f"image of {image} x {image} is smaller than one {patch} x {patch} patch"
-        )
+        raise InvalidArgumentError(f"image of {image} x {image} is smaller than one {patch} x {patch} patch")
     if image % patch:
         raise InvalidArgumentError(
             f"img_size {image} is not a multiple of patch_size {patch}: {image % patch} pixels are left over"

@@ -1,0 +1,102 @@
+"""Writes the files of a version folder: graphs first, then the proof and everything around it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import PIL
+from numpy.typing import NDArray
+from safetensors.numpy import save_file
+
+from vitral import spec as specs
+from vitral.limits import SCHEMA
+from vitral.v1 import model_pb2 as pb
+from vitral_engine.artifact import sha256_file
+from vitral_engine.image import open_rgb
+from vitral_engine.preprocess import Preprocessor
+from vitral_export import cases, figures, fold, onnx_graph, preprocessing, report, verify
+from vitral_export.sources import Loaded
+from vitral_export.verify import Verification
+from vitral_export.wrap import Inference
+
+PHOTOGRAPH = "photograph.jpg"
+"""File of the golden photograph."""
+
+
+def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str, opset: int) -> pb.ModelSpec:
+    """Writes graphs, weights and embedding tensors: everything that makes the identity.
+
+    Returns:
+        The spec with its fingerprint, not yet proven.
+
+    Raises:
+        ProofError: torch cannot export the module, or onnx's checker refuses a graph.
+    """
+    outputs = [item.name for item in loaded.outputs]
+    model = onnx_graph.export(wrapped, loaded, opset=opset)
+    graphs = {onnx_graph.FLOAT_FILE: model}
+    listed = [pb.Graph(file=onnx_graph.FLOAT_FILE, input=loaded.input, outputs=outputs)]
+    if loaded.preprocessing is not None:
+        graphs[fold.UINT8_FILE] = fold.fold(model, loaded.input.name, loaded.preprocessing)
+        pixels = fold.pixels_input(loaded.preprocessing)
+        # First: of graphs that give the same outputs the engine takes the first, and this one is cheaper.
+        listed.insert(0, pb.Graph(file=fold.UINT8_FILE, input=pixels, outputs=outputs))
+    onnx_graph.save(folder, graphs)
+    _write_embedding(folder / specs.EMBEDDING, wrapped, loaded)
+    spec = pb.ModelSpec(
+        schema=SCHEMA,
+        name=name,
+        source=loaded.source,
+        architecture=loaded.architecture,
+        precision="float32",
+        opset=opset,
+        graphs=listed,
+        preprocessing=loaded.preprocessing,
+        outputs=loaded.outputs,
+        default_outputs=outputs[:1],
+    )
+    spec.fingerprint = specs.identity(spec, _hashes(folder))
+    return spec
+
+
+def write_proof(folder: Path, spec: pb.ModelSpec, verification: Verification) -> None:
+    """Writes the proof, the report and, last, the manifest; fills in the spec's proof and hashes."""
+    spec.proof.CopyFrom(verification.proof)
+    verification.goldens.save(folder / verify.GOLDEN_FILE)
+    pixels = None
+    if spec.HasField("preprocessing"):
+        text = preprocessing.hugging_face(spec.preprocessing)
+        (folder / preprocessing.FILE).write_text(text, encoding="utf-8")
+        pixels = _write_photograph(folder, spec)
+    (folder / figures.FILE).write_text(figures.text(spec, verification.runs), encoding="utf-8")
+    (folder / report.FILE).write_text(report.page(spec, verification.runs, pixels), encoding="utf-8")
+    for file, digest in _hashes(folder).items():
+        spec.sha256[file] = digest
+    specs.check(spec)
+    (folder / specs.MANIFEST).write_text(specs.to_json(spec), encoding="utf-8")
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != specs.MANIFEST}
+
+
+def _write_embedding(path: Path, wrapped: Inference, loaded: Loaded) -> None:
+    state = wrapped.module.state_dict()
+    tensors = {name: state[key].numpy() for name, key in loaded.embedding.items()}
+    save_file({name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}, path)
+
+
+def _write_photograph(folder: Path, spec: pb.ModelSpec) -> NDArray[np.uint8]:
+    data = cases.photograph_bytes(cases.GOLDEN_PHOTOGRAPH)
+    (folder / PHOTOGRAPH).write_bytes(data)
+    pixels = Preprocessor(spec.preprocessing).resize(open_rgb(data))
+    photograph = pb.GoldenPhotograph(
+        file=PHOTOGRAPH,
+        pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
+        libraries={"pillow": PIL.__version__},
+        credit=cases.GOLDEN_CREDIT,
+    )
+    spec.proof.photograph.CopyFrom(photograph)
+    return pixels

@@ -1,0 +1,88 @@
+"""The thread of an export: load, wrap, export, optimise, verify, write, install."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from vitral.v1 import model_pb2 as pb
+from vitral_export import artifact, onnx_graph, preprocessing, repository, sources, verify
+from vitral_export.preprocessing import Choice
+from vitral_export.sources import Loaded
+from vitral_export.wrap import Inference
+
+
+@dataclass(frozen=True)
+class Exported:
+    """What an export left behind.
+
+    Attributes:
+        path: the version folder.
+        spec: its manifest.
+        changed: False where the newest version has this identity already, and nothing was written.
+    """
+
+    path: Path
+    spec: pb.ModelSpec
+    changed: bool
+
+
+def export(
+    module: nn.Module,
+    *,
+    name: str,
+    repo: str | os.PathLike[str],
+    preprocessing: Choice = "auto",
+    opset: int = onnx_graph.DEFAULT_OPSET,
+) -> Exported:
+    """Exports a module with the weights it has, proves it, and installs it as the next version of NAME.
+
+    Args:
+        module: an instance of a module that vitral knows, trained or not. It is not changed.
+        name: folder of the model in the repository.
+        repo: the repository; made where it is missing.
+        preprocessing: `auto` for the module's usual one, `none`, or one's own numbers.
+        opset: ONNX operator set, 18 to 23.
+
+    Raises:
+        UnsupportedError: modules of this class cannot be exported.
+        InvalidArgumentError: an argument or a weight is not possible, or NAME has another signature.
+        ProofError: the export does not agree with the module. Nothing is installed then.
+    """
+    return build(sources.given(module), name=name, repo=repo, preprocessing=preprocessing, opset=opset)
+
+
+def build(
+    loaded: Loaded,
+    *,
+    name: str,
+    repo: str | os.PathLike[str],
+    preprocessing: Choice = "auto",
+    opset: int = onnx_graph.DEFAULT_OPSET,
+) -> Exported:
+    """Exports a loaded source; see `export`."""
+    onnx_graph.check_opset(opset)
+    repository.check_name(name)
+    chosen = with_preprocessing(loaded, preprocessing)
+    wrapped = Inference(chosen.module)
+    with repository.staging(Path(repo), name) as stage:
+        spec = artifact.write_graphs(stage.folder, wrapped, chosen, name=name, opset=opset)
+        newest = stage.newest()
+        if newest is not None and newest.spec.fingerprint == spec.fingerprint:
+            return Exported(newest.folder, newest.spec, changed=False)
+        stage.demand_signature(spec)
+        artifact.write_proof(stage.folder, spec, verify.prove(stage.folder, spec, wrapped))
+        return Exported(stage.install(spec), spec, changed=True)
+
+
+def with_preprocessing(loaded: Loaded, choice: Choice) -> Loaded:
+    """The source with the preprocessing that was asked for.
+
+    Raises:
+        InvalidArgumentError: it does not fit the module.
+    """
+    size = loaded.architecture.image_size
+    return replace(loaded, preprocessing=preprocessing.choose(choice, own=loaded.preprocessing, size=size))

@@ -1,0 +1,105 @@
+"""The inputs a model is proven on: real photographs through the real preprocessing, noise, extremes."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitral.errors import VitralError
+from vitral.tensors import Array
+from vitral.v1 import model_pb2 as pb
+from vitral_engine.image import open_rgb
+from vitral_engine.preprocess import Preprocessor
+
+PHOTOGRAPHS = (
+    "rocket.jpg",
+    "coffee.png",
+    "astronaut.png",
+    "chelsea.png",
+    "hubble_deep_field.jpg",
+    "retina.jpg",
+)
+"""Pictures that come inside the scikit-image package, all free to use."""
+
+GOLDEN_PHOTOGRAPH = PHOTOGRAPHS[0]
+"""The one that travels with every artifact."""
+
+GOLDEN_CREDIT = "Photograph by SpaceX, public domain (CC0); rocket.jpg of scikit-image"
+"""Whose it is."""
+
+_SEED = 20_220_224
+_NOISE = 4
+
+
+@dataclass(frozen=True)
+class Cases:
+    """Rows of every kind for one graph.
+
+    Attributes:
+        rows: input rows (R, ...), those of one kind next to each other.
+        kinds: kind to its rows.
+        golden: indices of the rows that travel with the artifact.
+    """
+
+    rows: Array
+    kinds: Mapping[str, slice]
+    golden: tuple[int, ...]
+
+
+def photograph_bytes(name: str) -> bytes:
+    """The file of a photograph, read from the installed scikit-image.
+
+    Raises:
+        VitralError: scikit-image is not installed, or has no such file.
+    """
+    found = importlib.util.find_spec("skimage")
+    if found is None or found.origin is None:
+        raise VitralError("scikit-image, whose photographs proofs use, is not installed: add vitral[export]")
+    file = Path(found.origin).parent / "data" / name
+    if not file.is_file():
+        raise VitralError(f"the installed scikit-image has no photograph {name}")
+    return file.read_bytes()
+
+
+def cases(graph: pb.Graph, preprocessing: pb.Preprocessing | None) -> Cases:
+    """Rows for a graph, the same at every call."""
+    random = np.random.default_rng(_SEED)
+    if preprocessing is None:
+        shape = tuple(axis.size for axis in graph.input.axes[1:])
+        noise = random.standard_normal((2 * _NOISE, *shape)).astype(np.float32)
+        return _together({"noise": noise, "saturated": _extremes(shape)}, golden=(0, 1, 2))
+    contract = Preprocessor(preprocessing)
+    pictures = np.stack([contract.resize(open_rgb(photograph_bytes(name))) for name in PHOTOGRAPHS])
+    pixels = random.integers(0, 256, (_NOISE, *pictures.shape[1:]), dtype=np.uint8)
+    saturated = saturated_pixels(*pictures.shape[1:3])
+    parts: dict[str, Array] = {"photographs": pictures, "noise": pixels, "saturated": saturated}
+    if not graph.input.folded:
+        parts = {name: contract.normalise(part) for name, part in parts.items()}
+        parts["noise"] = random.standard_normal(parts["noise"].shape).astype(np.float32)
+    return _together(parts, golden=(0, 1, len(PHOTOGRAPHS)))
+
+
+def saturated_pixels(height: int, width: int) -> NDArray[np.uint8]:
+    """Black, white, the three primaries and a checkerboard: uint8 (6, H, W, 3)."""
+    colours = [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    flat = [np.broadcast_to(np.array(colour, np.uint8), (height, width, 3)) for colour in colours]
+    board = np.indices((height, width)).sum(axis=0) % 2 * 255
+    return np.stack([*flat, np.repeat(board[..., None], 3, axis=2).astype(np.uint8)])
+
+
+def _extremes(shape: tuple[int, ...]) -> NDArray[np.float32]:
+    board = np.indices(shape).sum(axis=0) % 2 * 2 - 1
+    return np.stack([np.full(shape, -1), np.full(shape, 1), board]).astype(np.float32)
+
+
+def _together(parts: Mapping[str, Array], *, golden: tuple[int, ...]) -> Cases:
+    kinds, at = {}, 0
+    for name, part in parts.items():
+        kinds[name] = slice(at, at + len(part))
+        at += len(part)
+    return Cases(np.ascontiguousarray(np.concatenate(list(parts.values()))), kinds, golden)

@@ -1,0 +1,99 @@
+"""verification.json: everything that was run, with its errors. No times, no paths: the same each time."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from vitral.v1 import model_pb2 as pb
+from vitral_engine.device import CUDA
+from vitral_engine.measure import ILL_CONDITIONED, MAX_ABS_FLOOR, REL_L2_FLOOR
+from vitral_export.cases import PHOTOGRAPHS
+from vitral_export.numbers import TOLERANCE, Run
+
+FILE = "verification.json"
+"""Name of the file in the version folder."""
+
+
+def text(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
+    """The text of verification.json."""
+    data = {
+        "rules": {
+            "relative_l2": f"at most 3 x torch float32's own + {REL_L2_FLOOR}",
+            "max_abs": f"at most 3 x torch float32's own + {MAX_ABS_FLOOR} x rms of the output",
+            "tolerance_of_the_count_per_million": f"{TOLERANCE} x rms of the output",
+            "ill_conditioned": f"torch float32's own relative L2 over {ILL_CONDITIONED}",
+        },
+        "inputs": {
+            "photographs": list(PHOTOGRAPHS) if spec.HasField("preprocessing") else [],
+            "kinds": sorted({run.kind for run in runs}),
+        },
+        "structure": [
+            f"{graph.file}: signature, parameters, steps and constants equal" for graph in spec.graphs
+        ],
+        "not_checked": not_checked(spec),
+        "worst": [_worst(group) for group in _groups(runs)],
+        "runs": [_short(run) for run in runs],
+    }
+    return json.dumps(data, indent=1) + "\n"
+
+
+def not_checked(spec: pb.ModelSpec) -> list[str]:
+    """What the proof says nothing about, in plain sentences."""
+    said = []
+    if CUDA not in spec.proof.providers:
+        said.append(
+            "The CUDA provider: it was not there. The engine replays the goldens on it before it serves."
+        )
+    if spec.source.weights == pb.WEIGHTS_ORIGIN_RANDOM:
+        said.append("Any use of the embeddings: the weights are random.")
+    else:
+        said.append(
+            "The quality of the embeddings: the proof is about agreement with the module, not about training."
+        )
+    if not spec.HasField("preprocessing"):
+        said.append("Photographs: the model has no preprocessing.")
+    said.append("Float16 and int8: the artifact holds float32 weights only.")
+    return said
+
+
+def _groups(runs: Iterable[Run]) -> list[list[Run]]:
+    groups: dict[tuple[str, ...], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.graph, run.output, run.kind, run.setting.provider), []).append(run)
+    return list(groups.values())
+
+
+def _worst(runs: Sequence[Run]) -> dict[str, Any]:
+    """One line of figures over every level, thread count and batch size."""
+    first, highest = runs[0], max(runs, key=lambda run: run.errors.max_abs)
+    return {
+        "graph": first.graph,
+        "output": first.output,
+        "inputs": first.kind,
+        "provider": first.setting.provider,
+        "relative_l2": max(run.errors.rel_l2 for run in runs),
+        "relative_l2_budget": first.budget.rel_l2,
+        "max_abs": highest.errors.max_abs,
+        "max_abs_at": list(highest.errors.where),
+        "max_abs_budget": first.budget.max_abs,
+        "p999": max(run.errors.p999 for run in runs),
+        "over_tolerance_per_million": max(run.over for run in runs),
+        "worst_1_minus_cosine": max(run.errors.cosine_gap for run in runs),
+        "batch_against_alone_max_abs": max(run.alone.max_abs for run in runs),
+    }
+
+
+def _short(run: Run) -> dict[str, Any]:
+    return {
+        "graph": run.graph,
+        "output": run.output,
+        "inputs": run.kind,
+        "provider": run.setting.provider,
+        "level": run.setting.level,
+        "threads": run.setting.threads,
+        "batch": run.setting.batch,
+        "relative_l2": run.errors.rel_l2,
+        "max_abs": run.errors.max_abs,
+    }

@@ -1,0 +1,145 @@
+"""The numeric net: every graph, run through the engine that will serve it, against float64."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitral.errors import ProofError
+from vitral.tensors import Array
+from vitral.v1 import model_pb2 as pb
+from vitral_engine.device import Placement
+from vitral_engine.measure import Budget, Errors, errors
+from vitral_engine.replay import BATCHES
+from vitral_engine.session import LEVELS, GraphSession, SessionOptions
+from vitral_export.truth import Reference
+
+THREADS = (1, 2)
+"""Thread counts that are run."""
+
+TOLERANCE = 2.0**-20
+"""Errors above this many rms of the output are counted, per million elements."""
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a graph was run."""
+
+    provider: str
+    level: str
+    threads: int
+    batch: int
+
+    def __str__(self) -> str:
+        """As it stands in messages."""
+        return f"{self.provider}, level {self.level}, {self.threads} threads, batch {self.batch}"
+
+
+@dataclass(frozen=True)
+class Run:
+    """One output of one graph on rows of one kind, in one setting.
+
+    Attributes:
+        errors: distance from float64.
+        alone: distance from the same rows run one at a time.
+        over: elements over `TOLERANCE`, per million.
+    """
+
+    graph: str
+    output: str
+    kind: str
+    setting: Setting
+    errors: Errors
+    alone: Errors
+    over: float
+    budget: Budget
+
+    @property
+    def problem(self) -> str:
+        """What is wrong, in a sentence; empty when nothing is."""
+        for found, what in ((self.errors, "off float64"), (self.alone, "off the same rows run alone")):
+            if not self.budget.holds(found):
+                return (
+                    f"{self.graph}: {self.output} of {self.kind} on {self.setting} is {what} by relative L2 "
+                    f"{found.rel_l2:.2e} (budget {self.budget.rel_l2:.2e}) and at most {found.max_abs:.2e} "
+                    f"(budget {self.budget.max_abs:.2e}) at {found.where}"
+                )
+        return ""
+
+
+def check(
+    folder: Path, graph: pb.Graph, spec: pb.ModelSpec, reference: Reference, placements: Sequence[Placement]
+) -> list[Run]:
+    """Runs a graph at every placement, level, thread count and batch size.
+
+    Raises:
+        ProofError: it does not open or run in one of them.
+    """
+    runs: list[Run] = []
+    for placement in placements:
+        for level in LEVELS:
+            for threads in THREADS:
+                options = SessionOptions(threads=threads, level=level)
+                try:
+                    session = GraphSession(
+                        folder / graph.file, graph, spec, placement=placement, options=options
+                    )
+                    runs += _session_runs(session, options, reference)
+                except Exception as error:  # onnxruntime raises classes of its own for every fault
+                    said = " ".join(str(error).split())[:300]
+                    where = f"{placement.provider}, level {level}, {threads} threads"
+                    raise ProofError(f"numbers: {graph.file} does not run on {where}: {said}") from error
+    return runs
+
+
+def demand(runs: Sequence[Run]) -> None:
+    """Refuses runs over budget.
+
+    Raises:
+        ProofError: with the first such run and their number.
+    """
+    problems = [run.problem for run in runs if run.problem]
+    if problems:
+        more = f" (and {len(problems) - 1} of {len(runs) - 1} more)" if len(problems) > 1 else ""
+        raise ProofError(f"numbers: {problems[0]}{more}")
+
+
+def _session_runs(session: GraphSession, options: SessionOptions, reference: Reference) -> Iterator[Run]:
+    alone = sweep(session, reference.cases.rows, batch=1)
+    for batch in BATCHES:
+        got = alone if batch == 1 else sweep(session, reference.cases.rows, batch=batch)
+        setting = Setting(session.placement.provider, options.level, options.threads, batch)
+        for name in session.graph.outputs:
+            for kind, rows in reference.cases.kinds.items():
+                truth = reference.truth[name][rows]
+                yield Run(
+                    graph=session.graph.file,
+                    output=name,
+                    kind=kind,
+                    setting=setting,
+                    errors=errors(got[name][rows], truth),
+                    alone=errors(got[name][rows], alone[name][rows].astype(np.float64)),
+                    over=_over(got[name][rows], truth),
+                    budget=reference.budget(name, kind),
+                )
+
+
+def sweep(session: GraphSession, rows: Array, *, batch: int) -> dict[str, Array]:
+    """Every row once, in batches of exactly this size; the last one is filled with the first rows."""
+    count = len(rows)
+    parts: dict[str, list[Array]] = {name: [] for name in session.graph.outputs}
+    for start in range(0, count, batch):
+        pick = np.arange(start, start + batch) % count
+        got = session.run(np.ascontiguousarray(rows[pick]))
+        for name, array in got.items():
+            parts[name].append(array[: min(batch, count - start)])
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def _over(got: Array, truth: NDArray[np.float64]) -> float:
+    limit = TOLERANCE * float(np.sqrt(np.mean(truth**2)))
+    return float(np.mean(~(np.abs(got - truth) <= limit))) * 1e6

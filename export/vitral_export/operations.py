@@ -1,0 +1,99 @@
+"""One step of a graph, written the same way whether it was read from torch or from ONNX."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+
+from vitral.tensors import Array
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A tensor that does not depend on the input."""
+
+    name: str
+    array: Array
+
+
+Operand: TypeAlias = str | Weight
+"""A weight, `input`, or `#3` for the result of the fourth step."""
+
+INPUT = "input"
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """One step.
+
+    Attributes:
+        kind: ONNX operator.
+        attributes: everything but its tensors; a shape's dynamic extents are None.
+        operands: its tensors, in ONNX order.
+        name: where it came from, for messages.
+    """
+
+    kind: str
+    attributes: Mapping[str, Any]
+    operands: tuple[Operand, ...]
+    name: str
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """The steps of a graph in order, and the operand behind each output."""
+
+    steps: tuple[Operation, ...]
+    outputs: tuple[Operand, ...]
+
+
+def differences(found: Program, expected: Program) -> list[str]:
+    """What `found` does otherwise than `expected`, one sentence each; empty when they are the same."""
+    kinds, wanted = ([step.kind for step in program.steps] for program in (found, expected))
+    if kinds != wanted:
+        return [f"steps are {', '.join(kinds)}; the module's are {', '.join(wanted)}"]
+    problems = []
+    for mine, its in zip(found.steps, expected.steps, strict=True):
+        problems += [f"{mine.name}: {problem}" for problem in _step_differences(mine, its)]
+    if found.outputs != expected.outputs:
+        problems.append(f"outputs come from {found.outputs}, the module's from {expected.outputs}")
+    return problems
+
+
+def _step_differences(found: Operation, expected: Operation) -> list[str]:
+    problems = [
+        f"{key} is {found.attributes.get(key)}, the module's is {expected.attributes.get(key)}"
+        for key in sorted({*found.attributes, *expected.attributes})
+        if found.attributes.get(key) != expected.attributes.get(key)
+    ]
+    if len(found.operands) != len(expected.operands):
+        return [*problems, f"has {len(found.operands)} operands, the module's has {len(expected.operands)}"]
+    for mine, its in zip(found.operands, expected.operands, strict=True):
+        problems += _operand_differences(mine, its)
+    return problems
+
+
+def _operand_differences(found: Operand, expected: Operand) -> list[str]:
+    if isinstance(found, str) or isinstance(expected, str):
+        same = found == expected
+        return [] if same else [f"takes {_said(found)}, the module's takes {_said(expected)}"]
+    mine, its = found.array, expected.array
+    if mine.dtype != its.dtype or mine.shape != its.shape:
+        return [f"{found.name} is {mine.dtype} {mine.shape}, {expected.name} is {its.dtype} {its.shape}"]
+    bits = f"u{mine.dtype.itemsize}"  # as bits: NaN equals itself, 0.0 is not -0.0
+    unequal = np.ascontiguousarray(mine).view(bits) != np.ascontiguousarray(its).view(bits)
+    count = int(np.count_nonzero(unequal))
+    if not count:
+        return []
+    at = tuple(int(i) for i in np.argwhere(unequal)[0])
+    return [
+        f"{found.name} differs from {expected.name} in {count} of {mine.size} elements, first at {at}: "
+        f"{mine[at]}, the module's is {its[at]}"
+    ]
+
+
+def _said(operand: Operand) -> str:
+    return operand if isinstance(operand, str) else f"weight {operand.name}"

@@ -1,0 +1,117 @@
+"""What a graph should give, in float64 from its input on, and how far torch's own float32 is from that."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from vitral.errors import ProofError
+from vitral.tensors import Array
+from vitral.v1 import model_pb2 as pb
+from vitral_engine.measure import Budget, Errors, budget, errors
+from vitral_export import structure, torch_operations
+from vitral_export.cases import Cases
+from vitral_export.fold import CENTRE, SUFFIX
+from vitral_export.operations import Weight
+from vitral_export.wrap import Inference
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Truth and budgets of one graph on its cases.
+
+    Attributes:
+        cases: the inputs.
+        truth: output to float64 values (R, ...).
+        torch: (output, kind) to the errors of torch float32 in the same form.
+    """
+
+    cases: Cases
+    truth: dict[str, NDArray[np.float64]]
+    torch: dict[tuple[str, str], Errors]
+
+    def budget(self, output: str, kind: str) -> Budget:
+        """What is allowed for this output on rows of this kind."""
+        return budget(self.torch[output, kind])
+
+
+def reference(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Cases) -> Reference:
+    """Runs the module in float64 and in float32 on the rows of a graph.
+
+    Raises:
+        ProofError: the module's own output is not finite, or not of the promised shape.
+    """
+    with one_thread():
+        truth = _run(copy.deepcopy(wrapped).double(), _wide(cases.rows, graph, spec), graph)
+        if graph.input.folded:
+            narrow, rows = _folded(wrapped, graph, spec), _nchw(cases.rows).astype(np.float32) - CENTRE
+        else:
+            narrow, rows = wrapped, cases.rows
+        mine = _run(narrow, rows, graph)
+    for name, array in {**truth, **mine}.items():
+        if not np.isfinite(array).all():
+            raise ProofError(f"numbers: the module itself gives NaN or Inf in {name}")
+    own = {
+        (name, kind): errors(mine[name][rows], truth[name][rows])
+        for name in graph.outputs
+        for kind, rows in cases.kinds.items()
+    }
+    return Reference(cases, truth, own)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Keeps torch to one thread, so that sums run in one order whatever the machine is doing."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _wide(rows: Array, graph: pb.Graph, spec: pb.ModelSpec) -> NDArray[np.float64]:
+    """The module's input in float64: (u / 255 - mean) / std for pixels."""
+    if not graph.input.folded:
+        return rows.astype(np.float64)
+    told = spec.preprocessing
+    mean, std = (np.array(item)[:, None, None] for item in (told.mean, told.std))
+    normal: NDArray[np.float64] = (_nchw(rows).astype(np.float64) * told.rescale_factor - mean) / std
+    return normal
+
+
+def _nchw(pixels: Array) -> Array:
+    return pixels.transpose(0, 3, 1, 2)  # B H W C -> B C H W
+
+
+def _folded(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec) -> nn.Module:
+    """The float32 module with normalisation folded into its first weights: the graph's form, in torch."""
+    shape = [axis.size or 2 for axis in graph.input.axes]
+    own = torch_operations.read(wrapped, [shape[0], shape[3], *shape[1:3]])
+    steps = structure.folded(own, spec.preprocessing).steps
+    weights = [item for step in steps for item in step.operands if isinstance(item, Weight)]
+    changed = {item.name.removesuffix(SUFFIX): item for item in weights if item.name.endswith(SUFFIX)}
+    module = copy.deepcopy(wrapped)
+    for name, item in changed.items():
+        owner, _, leaf = name.rpartition(".")
+        parameter = nn.Parameter(torch.from_numpy(item.array.copy()), requires_grad=False)
+        setattr(module.module.get_submodule(owner), leaf, parameter)
+    return module
+
+
+def _run(module: nn.Module, rows: Array, graph: pb.Graph) -> dict[str, Array]:
+    found: list[tuple[Tensor, ...]] = [
+        module(torch.from_numpy(rows[at : at + 1].copy())) for at in range(len(rows))
+    ]
+    if len(found[0]) != len(graph.outputs):
+        raise ProofError(f"numbers: the module gives {len(found[0])} outputs, not {len(graph.outputs)}")
+    columns = zip(graph.outputs, zip(*found, strict=True), strict=True)
+    return {name: torch.cat(parts).contiguous().numpy() for name, parts in columns}
