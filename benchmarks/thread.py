@@ -114,6 +114,8 @@ def served(repo: Path, name: str) -> Iterator[str]:
 def measure(name: str, work: Work, data: bytes, *, callers: int, seconds: float, truth: Array) -> Row:
     """Calls for so many seconds from so many threads, after a warm-up of a tenth of that time."""
     got = work(data)
+    if got.shape != truth.shape:
+        raise SystemExit(f"{name}: the tokens are {got.shape}, PyTorch's {truth.shape}: another model")
     _calls(work, data, callers, seconds / 10)
     start = time.perf_counter()
     latencies = _calls(work, data, callers, seconds)
@@ -181,7 +183,7 @@ def export(repo: Path) -> None:
         raise SystemExit(f"the export ended with exit code {done.returncode}:\n{done.stdout}{done.stderr}")
 
 
-def machine() -> dict[str, str | int]:
+def machine() -> dict[str, object]:
     """What the figures hold for."""
     names = [name for name in ("onnxruntime-gpu", "onnxruntime") if _installed(name)]
     libraries = {name: version(name) for name in ("torch", *names[:1], "grpcio", "pillow", "numpy")}
@@ -198,7 +200,7 @@ def _installed(name: str) -> bool:
     return False
 
 
-def show(rows: Sequence[Row], facts: dict[str, str | int]) -> None:
+def show(rows: Sequence[Row], facts: dict[str, object]) -> None:
     """The table."""
     table = Table(title="ViT-B/16 patch embedding (random weights, seed 0), one 640 x 427 JPEG a call")
     for column in ("", "images/s", "p50 ms", "p99 ms", "x eager", "calls", "relative L2"):
