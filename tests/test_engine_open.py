@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import photographs
 import pytest
+from PIL import Image
 
 import vitral_engine
 from vitral import spec as specs
@@ -75,7 +76,7 @@ def test_every_file_of_the_contract_is_there(small_repo: Path) -> None:
 def test_embeds_paths_bytes_and_pixels_alike(small_repo: Path) -> None:
     model = vitral_engine.open(small_repo / "tiny", device="cpu")
     data = photographs.ROCKET.read_bytes()
-    pixels = np.asarray(photographs_pixels())
+    pixels = np.asarray(Image.open(photographs.ROCKET))
     first, second, third = model.embed([photographs.ROCKET, data, pixels])
     assert first.patches.shape == (16, 16)
     assert first.patch_grid.shape == (4, 4, 16)
@@ -86,12 +87,6 @@ def test_embeds_paths_bytes_and_pixels_alike(small_repo: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="no CLS token"):
         _ = first.cls
     model.close()
-
-
-def photographs_pixels() -> Any:
-    from PIL import Image
-
-    return Image.open(photographs.ROCKET)
 
 
 def test_results_belong_to_the_caller(small_repo: Path) -> None:
@@ -142,8 +137,8 @@ def test_wrong_arguments_name_the_choices(
 def test_missing_folders_are_named(repo: Path) -> None:
     with pytest.raises(ModelNotFoundError, match="other"):
         open_artifact(repo / "other")
+    (repo / "tiny/1/manifest.json").unlink()
     with pytest.raises(ArtifactError, match=r"has no manifest\.json"):
-        (repo / "tiny/1/manifest.json").unlink()
         open_artifact(repo / "tiny")
 
 

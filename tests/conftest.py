@@ -1,0 +1,26 @@
+"""Repositories that the tests share, made once by the real exporter."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from vitral_export.cli import main
+
+
+@pytest.fixture(scope="session")
+def small_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the model `tiny`: image 32, patch 8, width 16, seed 0. Read only."""
+    repo = tmp_path_factory.mktemp("small") / "models"
+    sizes = ("--img-size", "32", "--patch-size", "8", "--embed-dim", "16")
+    assert main(["build", "patch-embedding", "--name", "tiny", "--repo", str(repo), *sizes]) == 0
+    return repo
+
+
+@pytest.fixture(scope="session")
+def base_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with ViT-B/16's patch embedding, seed 0, named `patch-embedding`. Read only."""
+    repo = tmp_path_factory.mktemp("base") / "models"
+    assert main(["build", "patch-embedding", "--name", "patch-embedding", "--repo", str(repo)]) == 0
+    return repo
