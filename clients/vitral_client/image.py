@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, TypeGuard, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +17,17 @@ _ORIENTATION = 0x0112
 _PNG_ALPHA_MODES = ("1", "L", "P", "RGB")
 
 
-@runtime_checkable
 class PilImage(Protocol):
     """As much of `PIL.Image.Image` as is used; PIL need not be installed."""
 
-    mode: str
-    size: tuple[int, int]
+    @property
+    def mode(self) -> str:
+        """Name of the pixel format."""
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+
     info: dict[Any, Any]
 
     def getexif(self) -> Any:
