@@ -59,8 +59,8 @@ def _summary(spec: pb.ModelSpec) -> str:
     image, patch, grid = item.image_size, item.patch_size, item.grid
     return (
         f"An image of {image.height} x {image.width} with {item.in_channels} channels becomes "
-        f"{grid.height} x {grid.width} = {grid.height * grid.width} patches of {patch.height} x {patch.width}; "
-        f"each becomes {item.embed_dim} numbers. Proven against PyTorch in float64."
+        f"{grid.height} x {grid.width} = {grid.height * grid.width} patches of {patch.height} x "
+        f"{patch.width}; each becomes {item.embed_dim} numbers. Proven against PyTorch in float64."
     )
 
 

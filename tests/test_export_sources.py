@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from torch import nn
+
+import vitral_export
+from vitral.errors import InvalidArgumentError, UnsupportedError
+from vitral.v1 import model_pb2 as pb
+from vitral.v1 import tensor_pb2
+from vitral_engine.artifact import open_artifact
+from vitral_engine.device import available
+from vitral_engine.replay import demand, replay
+from vitral_export.modules import PatchEmbedding
+from vitral_export.sources import Options, load
+from vitral_export.wrap import Inference
+
+SMALL = Options(img_size=32, patch_size=8, embed_dim=16)
+
+
+def small(channels: int = 3) -> PatchEmbedding:
+    return PatchEmbedding(32, 8, channels, 16)
+
+
+def test_a_seed_gives_its_weights_and_leaves_the_callers_generator_alone() -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(3)
+    torch.manual_seed(7)
+    first, second = (load("patch-embedding", SMALL).module for _ in range(2))
+    assert torch.equal(torch.rand(3), expected)
+    for mine, its in zip(first.parameters(), second.parameters(), strict=True):
+        assert torch.equal(mine, its)
+
+
+def test_random_weights_are_called_random(small_repo: Path) -> None:
+    spec = open_artifact(small_repo / "tiny").spec
+    assert spec.source.weights == pb.WEIGHTS_ORIGIN_RANDOM
+    assert spec.source.weights_note == "random weights, seed 0"
+    report = (small_repo / "tiny" / "1" / "report.html").read_text()
+    assert "Random weights, seed 0" in report
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63])
+def test_impossible_seeds_are_refused(seed: int) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"not {seed}"):
+        load("patch-embedding", Options(seed=seed))
+
+
+def test_an_unknown_source_is_refused_with_those_there_are() -> None:
+    with pytest.raises(InvalidArgumentError, match="unknown source 'resnet'; known are patch-embedding"):
+        load("resnet", SMALL)
+
+
+def test_a_module_is_exported_as_given_and_not_changed(tmp_path: Path) -> None:
+    module = small().train()
+    before = {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    done = vitral_export.export(module, name="mine", repo=tmp_path / "models")
+    assert module.training
+    assert all(tensor.requires_grad for tensor in module.parameters())
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    assert done.changed
+    assert done.path == (tmp_path / "models" / "mine" / "1").resolve()
+    assert done.spec.source.weights_note == "weights as given"
+    saved = load_file(done.path / "embedding.safetensors")
+    assert np.array_equal(saved["projection.weight"], before["projection.weight"].numpy())
+
+
+def test_one_channel_has_no_preprocessing_and_one_graph(tmp_path: Path) -> None:
+    done = vitral_export.export(small(1), name="grey", repo=tmp_path)
+    assert not done.spec.HasField("preprocessing")
+    assert [graph.file for graph in done.spec.graphs] == ["model.onnx"]
+    assert not (done.path / "photograph.jpg").exists()
+    demand(replay(open_artifact(done.path), available(), levels=("all",), threads=(1,)), model="grey")
+
+
+def test_ones_own_preprocessing_is_folded_and_written(tmp_path: Path) -> None:
+    own = pb.Preprocessing(
+        contract="hf-pil",
+        size=tensor_pb2.ImageSize(height=32, width=32),
+        resample=pb.RESAMPLE_BICUBIC,
+        rescale_factor=1 / 255,
+        mean=[0.485, 0.456, 0.406],
+        std=[0.229, 0.224, 0.225],
+    )
+    done = vitral_export.export(small(), name="own", repo=tmp_path, preprocessing=own)
+    assert done.spec.preprocessing == own
+    config = json.loads((done.path / "preprocessor_config.json").read_text())
+    assert (config["image_mean"], config["resample"]) == ([0.485, 0.456, 0.406], 3)
+    own.size.width = 40
+    with pytest.raises(InvalidArgumentError, match="preprocessing gives 32 x 40, the module takes 32 x 32"):
+        vitral_export.export(small(), name="other", repo=tmp_path, preprocessing=own)
+
+
+def test_no_preprocessing_can_be_asked_for(tmp_path: Path) -> None:
+    done = vitral_export.export(small(), name="plain", repo=tmp_path, preprocessing="none")
+    assert [graph.file for graph in done.spec.graphs] == ["model.onnx"]
+
+
+def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None:
+    module = small()
+    with torch.no_grad():
+        module.projection.bias[3] = float("nan")
+    with pytest.raises(InvalidArgumentError, match=r"projection\.bias holds NaN or Inf in 1 of 16 elements"):
+        vitral_export.export(module, name="bad", repo=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_that_are_not_float32_are_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"projection.weight is torch.float16"):
+        vitral_export.export(small().half(), name="half", repo=tmp_path)
+
+
+class Louder(PatchEmbedding):
+    def forward(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        return super().forward(pixel_values) * 2
+
+
+@pytest.mark.parametrize("module", [nn.Linear(2, 2), Louder(32, 8, 3, 16)])
+def test_other_modules_are_refused_by_name(module: nn.Module, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match=f"class {type(module).__name__} cannot be exported"):
+        vitral_export.export(module, name="other", repo=tmp_path)
+
+
+def test_a_high_gain_model_is_called_ill_conditioned(tmp_path: Path) -> None:
+    module = small()
+    with torch.no_grad():  # each output is the small difference of large sums
+        half = module.projection.weight[:, :, :, :4].clone()
+        module.projection.weight[:, :, :, :4] = half * 1e4
+        module.projection.weight[:, :, :, 4:] = -half * 1e4
+    done = vitral_export.export(module, name="steep", repo=tmp_path)
+    assert done.spec.proof.ill_conditioned
+    assert done.spec.proof.torch_rel_l2 > 2e-6
+    assert "Ill-conditioned" in (done.path / "report.html").read_text()
+
+
+def test_inference_mode_is_a_copy() -> None:
+    module = small().train()
+    wrapped = Inference(module)
+    assert not wrapped.module.training
+    assert wrapped.module is not module
