@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
@@ -100,8 +102,10 @@ class Assembly:
             self._finish()
 
     def fail(self, error: VitralError) -> None:
-        """The request as a whole ends with this error."""
-        self._loop.call_soon_threadsafe(_fail, self.future, error)
+        """The request as a whole ends with this error, if anybody still waits for it."""
+        if self.gone:
+            return
+        self._post(_fail, error)
 
     def _slice(self, outputs: dict[str, Array], wanted: Wanted, row: int) -> Array:
         part: Array = outputs[wanted.name][row]
@@ -120,7 +124,11 @@ class Assembly:
             timings,
             failed=sum(isinstance(slot, ImageError) for slot in self._slots),
         )
-        self._loop.call_soon_threadsafe(_resolve, self.future, frame)
+        self._post(_resolve, frame)
+
+    def _post(self, settle: Callable[[asyncio.Future[Frame], Any], None], value: object) -> None:
+        with suppress(RuntimeError):  # the loop is closed: the server has stopped and nobody waits
+            self._loop.call_soon_threadsafe(settle, self.future, value)
 
     def _header(self, timings: Timings) -> bytes:
         grid = tensor_pb2.Grid(
