@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import skimage
@@ -40,8 +41,9 @@ PHOTOGRAPHS = (
     "coffee.png",
     "chelsea.png",
 )
+HEADINGS = ("photograph", "tokens", "relative L2", "torch float32", "budget", "max abs", "budget", "agrees")
 BIN = Path(sys.executable).parent
-SAY = Console(width=max(100, Console().width))
+SAY = Console(width=max(110, Console().width))
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,13 @@ def export(repo: Path) -> None:
 @contextmanager
 def serving(repo: Path) -> Iterator[str]:
     """Runs the real server and gives its address; ends it with SIGTERM and demands exit code 0."""
-    command = [str(BIN / "vitral-server"), "--repo", str(repo), "--model", NAME, "--port", "0"]
+    command = [str(BIN / "vitral-server"), "--repo", str(repo), "--model", NAME]
+    command += ["--port", "0", "--log-level", "warning"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
         try:
-            yield _address(server)
+            event = _ready(server)
+            SAY.print(f"vitral-server listens on {event['address']} and runs on {event['provider']}")
+            yield str(event["address"])
             code = _stop(server)
             if code != 0:
                 raise SystemExit(f"the server ended with exit code {code}, not 0")
@@ -94,12 +99,13 @@ def serving(repo: Path) -> Iterator[str]:
                 server.kill()
 
 
-def _address(server: subprocess.Popen[str]) -> str:
+def _ready(server: subprocess.Popen[str]) -> dict[str, Any]:
+    """What the server says when every model is ready."""
     assert server.stdout is not None
     for line in server.stdout:
-        event = json.loads(line)
+        event: dict[str, Any] = json.loads(line)
         if event["event"] == "serving":
-            return str(event["address"])
+            return event
     raise SystemExit(f"the server ended with exit code {server.wait()} before it was ready")
 
 
@@ -150,17 +156,9 @@ def table(rows: list[Row]) -> Table:
     shown = Table(
         title="served tensors against PyTorch float64", caption="budget: the most that counts as agreement"
     )
-    for heading in (
-        "photograph",
-        "tokens",
-        "relative L2",
-        "torch float32",
-        "budget",
-        "max abs",
-        "budget",
-        "agrees",
-    ):
-        shown.add_column(heading, justify="left" if heading in ("photograph", "agrees") else "right")
+    for heading in HEADINGS:
+        side: Literal["left", "right"] = "left" if heading in ("photograph", "agrees") else "right"
+        shown.add_column(heading, no_wrap=True, justify=side)
     for row in rows:
         figures = (
             row.vitral.rel_l2,
@@ -198,8 +196,8 @@ def main() -> int:
     export(repo)
     SAY.rule("serve and embed")
     with serving(repo) as address:
-        SAY.print(f"vitral-server listens on {address}; embedding {len(paths)} photographs of scikit-image")
         results = embed(address, paths)
+        SAY.print(f"{len(results)} photographs of scikit-image embedded in one request")
     SAY.print("the server was told to stop (SIGTERM) and ended with exit code 0")
     rows = [compare(path, result.outputs[OUTPUT]) for path, result in zip(paths, results, strict=True)]
     return verdict(rows, weights=results[0].spec.source.weights_note)
