@@ -88,7 +88,7 @@ def _operand_differences(found: Operand, expected: Operand) -> list[str]:
     count = int(np.count_nonzero(unequal))
     if not count:
         return []
-    at = tuple(int(i) for i in np.argwhere(unequal)[0])
+    at = tuple(int(i) for i in np.argwhere(unequal.reshape(mine.shape or (1,)))[0])[: mine.ndim]
     return [
         f"{found.name} differs from {expected.name} in {count} of {mine.size} elements, first at {at}: "
         f"{mine[at]}, the module's is {its[at]}"

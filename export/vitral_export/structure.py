@@ -99,12 +99,13 @@ def _check_graph(
         found = onnx_operations.read(model)
     except ValueError as error:
         return [*problems, str(error)]
+    problems += differences(found, expected)
     held = [numpy_helper.to_array(item) for item in model.graph.initializer]
     is_folded = _folded_names(expected)
     for name, parameter in module.named_parameters():
         if name not in is_folded and not _holds(held, parameter.detach().cpu().numpy()):
-            problems.append(f"parameter {name} is nowhere in the graph")
-    return [*problems, *differences(found, expected)]
+            problems.append(f"parameter {name} is nowhere in the graph bit for bit")
+    return problems
 
 
 def _folded_names(expected: Program) -> set[str]:
