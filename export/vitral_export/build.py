@@ -75,6 +75,7 @@ def build(
             return Exported(newest.folder, newest.spec, changed=False)
         stage.demand_signature(spec)
         artifact.write_proof(stage.folder, spec, verify.prove(stage.folder, spec, wrapped))
+        verify.rehearse(stage.folder)
         return Exported(stage.install(spec), spec, changed=True)
 
 

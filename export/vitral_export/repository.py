@@ -34,7 +34,7 @@ class Stage:
 
     Attributes:
         model_folder: `REPO/NAME`, which may not be there yet.
-        staged: what will be renamed: a whole model folder, or a version folder.
+        staged: what will be renamed: a whole model folder named NAME, or a version folder inside NAME.
         folder: where the files of the version go.
     """
 
@@ -124,19 +124,20 @@ def staging(repo: Path, name: str) -> Iterator[Stage]:
         _remove_leftovers(aside, repo, name)
         model_folder = repo / name
         if model_folder.exists():
-            staged = folder = model_folder / f".staging-{os.getpid()}"
+            root = staged = folder = model_folder / f".staging-{os.getpid()}"
         else:
             if aside.stat().st_dev != repo.stat().st_dev:
                 raise InvalidArgumentError(
                     f"{aside} is not on the file system of {repo}: no rename is possible"
                 )
-            staged = aside / f"{name}.{os.getpid()}"
+            root = aside / f"{name}.{os.getpid()}"
+            staged = root / name
             folder = staged / "1"
         folder.mkdir(parents=True)
         try:
             yield Stage(model_folder, staged, folder)
         finally:
-            shutil.rmtree(staged, ignore_errors=True)
+            shutil.rmtree(root, ignore_errors=True)
 
 
 @contextmanager

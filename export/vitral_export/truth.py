@@ -16,6 +16,7 @@ from vitral.errors import ProofError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.measure import Budget, Errors, budget, errors
+from vitral_engine.preprocess import Preprocessor
 from vitral_export import structure, torch_operations
 from vitral_export.cases import Cases
 from vitral_export.fold import CENTRE, SUFFIX
@@ -50,20 +51,37 @@ def reference(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Ca
     """
     with one_thread():
         truth = _run(copy.deepcopy(wrapped).double(), _wide(cases.rows, graph, spec), graph)
-        if graph.input.folded:
-            narrow, rows = _folded(wrapped, graph, spec), _nchw(cases.rows).astype(np.float32) - CENTRE
-        else:
-            narrow, rows = wrapped, cases.rows
-        mine = _run(narrow, rows, graph)
-    for name, array in {**truth, **mine}.items():
+        if not graph.input.folded:
+            return Reference(cases, truth, _errors(_run(wrapped, cases.rows, graph), truth, cases))
+        plain = _run(wrapped, Preprocessor(spec.preprocessing).normalise(cases.rows), graph)
+        centred = _nchw(cases.rows).astype(np.float32) - CENTRE
+        folded = _run(_folded(wrapped, graph, spec), centred, graph)
+    own = _errors(folded, truth, cases)
+    _demand_folding(own, _errors(plain, truth, cases))
+    return Reference(cases, truth, own)
+
+
+def _errors(
+    mine: dict[str, Array], truth: dict[str, NDArray[np.float64]], cases: Cases
+) -> dict[tuple[str, str], Errors]:
+    for name, array in (*truth.items(), *mine.items()):
         if not np.isfinite(array).all():
             raise ProofError(f"numbers: the module itself gives NaN or Inf in {name}")
-    own = {
+    return {
         (name, kind): errors(mine[name][rows], truth[name][rows])
-        for name in graph.outputs
+        for name in truth
         for kind, rows in cases.kinds.items()
     }
-    return Reference(cases, truth, own)
+
+
+def _demand_folding(folded: dict[tuple[str, str], Errors], plain: dict[tuple[str, str], Errors]) -> None:
+    """Holds the folded form itself against the module's own: a wrong folding must not set its own budget."""
+    for (name, kind), found in folded.items():
+        allowed = budget(plain[name, kind])
+        if not allowed.holds(found):
+            by = f"relative L2 {found.rel_l2:.2e} (budget {allowed.rel_l2:.2e})"
+            most = f"at most {found.max_abs:.2e} (budget {allowed.max_abs:.2e})"
+            raise ProofError(f"numbers: folding normalisation moves {name} of {kind} by {by} and {most}")
 
 
 @contextmanager

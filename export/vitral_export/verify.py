@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import vitral_engine
+from vitral.errors import ProofError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.device import available
 from vitral_engine.goldens import Goldens
@@ -61,6 +63,19 @@ def prove(folder: Path, spec: pb.ModelSpec, wrapped: Inference) -> Verification:
         golden_file=GOLDEN_FILE,
     )
     return Verification(proof, goldens_of(references), tuple(runs))
+
+
+def rehearse(folder: Path) -> None:
+    """Opens the finished version folder as a server will: hashes, replay, golden photograph.
+
+    Raises:
+        ArtifactError: the engine refuses the folder.
+        ProofError: the replay is over budget, or the photograph gives other pixels.
+    """
+    model = vitral_engine.open(folder, device="cpu")
+    model.close()
+    if not model.replayed.pixels_equal:
+        raise ProofError(f"the golden photograph gives other pixels at once: {model.replayed.pixels_note}")
 
 
 def references_of(spec: pb.ModelSpec, wrapped: Inference) -> dict[str, Reference]:
