@@ -141,7 +141,7 @@ def test_ctrl_c_exits_130(tmp_path: Path) -> None:
         "-c",
         f"""
 import sys
-from vitral_export import build, cli, verify
+from vitral_export import build, cli, commands, verify
 def prove(*_):
     print("proving", flush=True)
     while True: pass
@@ -171,3 +171,17 @@ assert main(["build", "patch-embedding", "--name", "m"]) == 1
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
     assert done.stderr == "vitral-export: torch is not installed: add vitral[export]\n"
+
+
+def test_a_missing_runtime_is_told_in_one_line() -> None:
+    code = """
+import sys
+sys.modules["onnxruntime"] = None
+from vitral_export.cli import main
+assert main(["--help"]) == 0
+assert main(["sources"]) == 1
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "exactly one of vitral[gpu], vitral[cuda], vitral[cpu]" in done.stderr
+    assert done.stderr.count("\n") == 1

@@ -159,7 +159,7 @@ def test_killed_midway_shows_nothing_and_the_next_one_cleans_up(tmp_path: Path) 
     repo, aside = tmp_path / "models", tmp_path / ".models.staging"
     process = start(repo, seed=0)
     limit = time.monotonic() + 60
-    while not list(aside.glob("tiny.*/1/weights.bin")):  # graphs written, proof not yet
+    while not list(aside.glob("tiny.*/tiny/1/weights.bin")):  # graphs written, proof not yet
         assert process.poll() is None
         assert time.monotonic() < limit
         time.sleep(0.002)

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import PIL
 from numpy.typing import NDArray
-from safetensors.numpy import save_file
+from safetensors import SafetensorError
+from safetensors.numpy import save
 
 from vitral import spec as specs
 from vitral.limits import SCHEMA
@@ -33,6 +34,7 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
 
     Raises:
         ProofError: torch cannot export the module, or onnx's checker refuses a graph.
+        OSError: the folder cannot be written to.
     """
     outputs = [item.name for item in loaded.outputs]
     model = onnx_graph.export(wrapped, loaded, opset=opset)
@@ -64,7 +66,10 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
 def write_proof(folder: Path, spec: pb.ModelSpec, verification: Verification) -> None:
     """Writes the proof, the report and, last, the manifest; fills in the spec's proof and hashes."""
     spec.proof.CopyFrom(verification.proof)
-    verification.goldens.save(folder / verify.GOLDEN_FILE)
+    try:
+        verification.goldens.save(folder / verify.GOLDEN_FILE)
+    except SafetensorError as error:  # a full disk, in a class of its own
+        raise OSError(f"{verify.GOLDEN_FILE} cannot be written: {error}") from error
     pixels = None
     if spec.HasField("preprocessing"):
         text = preprocessing.hugging_face(spec.preprocessing)
@@ -85,7 +90,7 @@ def _hashes(folder: Path) -> dict[str, str]:
 def _write_embedding(path: Path, wrapped: Inference, loaded: Loaded) -> None:
     state = wrapped.module.state_dict()
     tensors = {name: state[key].numpy() for name, key in loaded.embedding.items()}
-    save_file({name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}, path)
+    path.write_bytes(save({name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}))
 
 
 def _write_photograph(folder: Path, spec: pb.ModelSpec) -> NDArray[np.uint8]:
