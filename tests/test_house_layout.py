@@ -126,6 +126,16 @@ def test_links_and_named_files_exist(path: str) -> None:
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
+def test_a_request_is_followed_through_at_most_eight_files() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    path = text.split("## The path of a request")[1].split("\n## ")[0]
+    files = re.findall(r"^\d+\. `([\w/.]+)`", path, flags=re.MULTILINE)
+
+    assert 1 < len(files) <= 8
+    assert files[0].endswith("service.py")
+    assert files[-1].endswith("reply.py")
+
+
 def test_help_lists_every_target() -> None:
     done = subprocess.run(
         ["make", "--no-print-directory"], cwd=ROOT, capture_output=True, text=True, check=True
