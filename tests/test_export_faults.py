@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 from export_faults import FAULTS
@@ -12,7 +13,7 @@ from export_faults import FAULTS
 from vitral.errors import ProofError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.device import place
-from vitral_export import artifact, numbers, structure, verify
+from vitral_export import artifact, fold, numbers, structure, verify
 from vitral_export.build import build
 from vitral_export.sources import Options, load
 from vitral_export.truth import Reference
@@ -114,3 +115,21 @@ def test_a_module_whose_output_overflows_is_refused(tmp_path: Path) -> None:
         parameter.requires_grad_(False).fill_(3e37)
     with pytest.raises(ProofError, match=r"the module itself gives NaN or Inf in patch_embeddings"):
         build(loaded, name="m", repo=tmp_path / "models", preprocessing="none")
+
+
+def test_a_wrong_folding_rule_cannot_set_its_own_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both nets take the rule from one place, so the rule itself is held against the module's own form."""
+    right = fold.folded_conv
+
+    def without_the_shift(weight: Any, bias: Any, preprocessing: pb.Preprocessing) -> Any:
+        folded, _ = right(weight, bias, preprocessing)
+        return folded, bias
+
+    monkeypatch.setattr(fold, "folded_conv", without_the_shift)
+    monkeypatch.setattr(structure, "folded_conv", without_the_shift)
+    loaded = load("patch-embedding", Options(img_size=32, patch_size=8, embed_dim=16))
+    with pytest.raises(ProofError, match=r"^numbers: folding normalisation moves patch_embeddings"):
+        build(loaded, name="m", repo=tmp_path / "models")
+    assert not list((tmp_path / "models").iterdir())

@@ -144,14 +144,19 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert [path.name for path in (tmp_path / ".models.staging").iterdir()] == ["tiny.lock"]
 
 
-def test_a_full_disk_leaves_the_repository_as_it_was(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_: object) -> None:
-        raise OSError(28, "No space left on device")
-
+def test_a_full_disk_leaves_the_repository_as_it_was(repo: Path) -> None:
     before = visible(repo)
-    monkeypatch.setattr("vitral_export.artifact.write_proof", full)
-    with pytest.raises(OSError, match="No space left"):
-        export(repo, seed=1)
+    command = ["build", "patch-embedding", "--name", "tiny", "--repo", str(repo), "--seed", "1", *SIZES]
+    code = f"""
+import resource, sys
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))  # the weights fit, the goldens do not
+from vitral_export.cli import main
+sys.exit(main({command!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 1
+    assert done.stderr.startswith("vitral-export: golden.safetensors cannot be written")
+    assert done.stderr.count("\n") == 1
     assert visible(repo) == before
 
 
