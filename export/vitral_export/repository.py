@@ -83,10 +83,7 @@ class Stage:
         else:
             target, final = self.model_folder, self.model_folder / self.folder.name
             _write(self.staged / triton.CONFIG, text)
-        mode = (self.folder / specs.MANIFEST).stat().st_mode
         for path in (*self.staged.rglob("*"), self.staged):
-            if path.is_file():
-                path.chmod(mode)  # safetensors writes files only their owner may read
             _sync(path)
         self.staged.rename(target)
         _sync(target.parent)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file, save
 
 from vitral.errors import ArtifactError
 from vitral.tensors import Array
@@ -30,7 +30,7 @@ class Goldens:
         """Writes safetensors with keys `GRAPH/input` and `GRAPH/OUTPUT`."""
         tensors = {f"{graph}/input": array for graph, array in self.inputs.items()}
         tensors |= {f"{graph}/{name}": array for (graph, name), array in self.outputs.items()}
-        save_file({key: np.ascontiguousarray(value) for key, value in sorted(tensors.items())}, path)
+        path.write_bytes(save({key: np.ascontiguousarray(value) for key, value in sorted(tensors.items())}))
 
 
 def load(folder: Path, spec: ModelSpec) -> Goldens:
