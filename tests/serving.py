@@ -36,7 +36,7 @@ class Running:
 
 def command(*args: str) -> list[str]:
     """The command line of a server."""
-    return [sys.executable, "-c", "import sys; from vitral_server.app import main; sys.exit(main())", *args]
+    return [sys.executable, "-m", "vitral_server", *args]
 
 
 @contextmanager

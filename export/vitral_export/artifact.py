@@ -65,18 +65,25 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
 def write_proof(folder: Path, spec: pb.ModelSpec, verification: Verification) -> None:
     """Writes the proof, the report and, last, the manifest; fills in the spec's proof and hashes."""
     spec.proof.CopyFrom(verification.proof)
-    verification.goldens.save(folder / verify.GOLDEN_FILE)
+    _write(folder / verify.GOLDEN_FILE, verification.goldens.encode())
     pixels = None
     if spec.HasField("preprocessing"):
         text = preprocessing.hugging_face(spec.preprocessing)
-        (folder / preprocessing.FILE).write_text(text, encoding="utf-8")
+        _write(folder / preprocessing.FILE, text.encode())
         pixels = _write_photograph(folder, spec)
-    (folder / figures.FILE).write_text(figures.text(spec, verification.runs), encoding="utf-8")
-    (folder / report.FILE).write_text(report.page(spec, verification.runs, pixels), encoding="utf-8")
+    _write(folder / figures.FILE, figures.text(spec, verification.runs).encode())
+    _write(folder / report.FILE, report.page(spec, verification.runs, pixels).encode())
     for file, digest in _hashes(folder).items():
         spec.sha256[file] = digest
     specs.check(spec)
-    (folder / specs.MANIFEST).write_text(specs.to_json(spec), encoding="utf-8")
+    _write(folder / specs.MANIFEST, specs.to_json(spec).encode())
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.write_bytes(data)
+    except OSError as error:  # a full disk, for one; the error itself does not name the file
+        raise OSError(f"{path.name} cannot be written: {error.strerror or error}") from error
 
 
 def _hashes(folder: Path) -> dict[str, str]:
@@ -86,12 +93,12 @@ def _hashes(folder: Path) -> dict[str, str]:
 def _write_embedding(path: Path, wrapped: Inference, loaded: Loaded) -> None:
     state = wrapped.module.state_dict()
     tensors = {name: state[key].numpy() for name, key in loaded.embedding.items()}
-    path.write_bytes(save({name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}))
+    _write(path, save({name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}))
 
 
 def _write_photograph(folder: Path, spec: pb.ModelSpec) -> NDArray[np.uint8]:
     data = cases.photograph_bytes(cases.GOLDEN_PHOTOGRAPH)
-    (folder / PHOTOGRAPH).write_bytes(data)
+    _write(folder / PHOTOGRAPH, data)
     pixels = Preprocessor(spec.preprocessing).resize(open_rgb(data))
     photograph = pb.GoldenPhotograph(
         file=PHOTOGRAPH,

@@ -26,11 +26,11 @@ class Goldens:
     inputs: dict[str, Array]
     outputs: dict[tuple[str, str], NDArray[np.float64]]
 
-    def save(self, path: Path) -> None:
-        """Writes safetensors with keys `GRAPH/input` and `GRAPH/OUTPUT`."""
+    def encode(self) -> bytes:
+        """The bytes of a safetensors file with keys `GRAPH/input` and `GRAPH/OUTPUT`."""
         tensors = {f"{graph}/input": array for graph, array in self.inputs.items()}
         tensors |= {f"{graph}/{name}": array for (graph, name), array in self.outputs.items()}
-        path.write_bytes(save({key: np.ascontiguousarray(value) for key, value in sorted(tensors.items())}))
+        return save({key: np.ascontiguousarray(value) for key, value in sorted(tensors.items())})
 
 
 def load(folder: Path, spec: ModelSpec) -> Goldens:
