@@ -30,7 +30,8 @@ class Goldens:
         """The bytes of a safetensors file with keys `GRAPH/input` and `GRAPH/OUTPUT`."""
         tensors = {f"{graph}/input": array for graph, array in self.inputs.items()}
         tensors |= {f"{graph}/{name}": array for (graph, name), array in self.outputs.items()}
-        return save({key: np.ascontiguousarray(value) for key, value in sorted(tensors.items())})
+        data: bytes = save({key: np.ascontiguousarray(value) for key, value in sorted(tensors.items())})
+        return data
 
 
 def load(folder: Path, spec: ModelSpec) -> Goldens:
