@@ -13,6 +13,10 @@ from vitral.errors import InvalidArgumentError
 from vitral_engine.image import MAX_PIXELS
 
 
+LOG_LEVELS = ("debug", "info", "warning", "error")
+"""What is logged at the least."""
+
+
 @dataclass(frozen=True)
 class ServerConfig:
     """Everything an operator decides. Times in seconds unless the name says milliseconds.
@@ -45,7 +49,7 @@ class ServerConfig:
         if not 0 <= self.port <= 65535:
             raise InvalidArgumentError(f"port {self.port} is not between 0 and 65535")
         for name in ("threads", "decode_threads", "max_batch_size", "queue_delay_ms", "drain_delay", "grace"):
-            if getattr(self, name) < 0:
+            if not getattr(self, name) >= 0:  # NaN neither
                 raise InvalidArgumentError(f"{name} is {getattr(self, name)}; it cannot be negative")
         for name in (
             "max_items",
@@ -55,8 +59,10 @@ class ServerConfig:
             "timeout",
             "run_timeout",
         ):
-            if getattr(self, name) <= 0:
+            if not getattr(self, name) > 0:
                 raise InvalidArgumentError(f"{name} is {getattr(self, name)}; it must be positive")
+        if self.log_level not in LOG_LEVELS:
+            raise InvalidArgumentError(f"log_level is {self.log_level!r}; known are {', '.join(LOG_LEVELS)}")
 
 
 _HELP = {
@@ -96,7 +102,8 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str] | None = None) 
     for item in fields(ServerConfig):
         _add(parser, item.name, item.default, values)
     given = vars(parser.parse_args(argv))
-    return ServerConfig(**{**given, "models": tuple(given["models"])})
+    named = given["models"] or [part for part in values.get("VITRAL_MODEL", "").split(",") if part]
+    return ServerConfig(**{**given, "models": tuple(named)})
 
 
 def _add(parser: argparse.ArgumentParser, name: str, default: Any, environ: Mapping[str, str]) -> None:
@@ -105,8 +112,7 @@ def _add(parser: argparse.ArgumentParser, name: str, default: Any, environ: Mapp
     text = environ.get(variable)
     told = f"{_HELP[name]} (env {variable})"
     if name == "models":
-        named = [part for part in (text or "").split(",") if part]
-        parser.add_argument(flag, dest=name, action="append", metavar="NAME", default=named, help=told)
+        parser.add_argument(flag, dest=name, action="append", metavar="NAME", help=told)
         return
     kind: Callable[[str], Any] = Path if name == "repo" else type(default)
     if name == "repo":
@@ -116,5 +122,5 @@ def _add(parser: argparse.ArgumentParser, name: str, default: Any, environ: Mapp
             default = kind(text)
         except ValueError:
             raise InvalidArgumentError(f"{variable}={text!r} is not of type {kind.__name__}") from None
-    choices = ("debug", "info", "warning", "error") if name == "log_level" else None
+    choices = LOG_LEVELS if name == "log_level" else None
     parser.add_argument(flag, dest=name, type=kind, default=default, choices=choices, help=told)

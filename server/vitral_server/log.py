@@ -54,7 +54,8 @@ class RequestLine:
         """The request was answered."""
         timings = {key: round(value, 3) for key, value in asdict(frame.timings).items()}
         self.fields |= {"model": served.name, "version": served.version, "images": len(call.pictures)}
-        self.fields |= {"failed": frame.failed, "bytes_out": len(frame.message), **timings}
+        self.fields |= {"failed": frame.failed, "bytes_in": call.request_bytes}
+        self.fields |= {"bytes_out": len(frame.message), **timings}
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from vitral_server import describe
 from vitral_server.admission import Admission
 from vitral_server.config import ServerConfig
 from vitral_server.embed import Embedder
-from vitral_server.log import request_line
+from vitral_server.log import RequestLine, request_line
 from vitral_server.registry import Registry
 from vitral_server.request import parse
 
@@ -32,20 +32,23 @@ NAME = "vitral.v1.EmbeddingService"
 Context = aio.ServicerContext[Any, Any]
 Reply = TypeVar("Reply")
 _Method = Callable[["EmbeddingService", Any, Context], Awaitable[Reply]]
+_Logged = Callable[["EmbeddingService", Any, Context, RequestLine], Awaitable[Reply]]
 
 
-def answers(method: _Method[Reply]) -> _Method[Reply]:
-    """Turns errors into status: vitral's own by their table, unknown ones into INTERNAL with an id."""
+def answers(method: _Logged[Reply]) -> _Method[Reply]:
+    """Writes one log line a call, and turns errors into status.
+
+    vitral's own errors have theirs by the table; unknown ones become INTERNAL with an id.
+    """
 
     @wraps(method)
     async def answer(self: EmbeddingService, request: Any, context: Context) -> Reply:
         try:
-            return await method(self, request, context)
+            with request_line(method.__name__, peer=context.peer()) as line:
+                return await method(self, request, context, line)
         except VitralError as error:
             await _abort(context, error)
-        except Exception as error:
-            if isinstance(error, aio.AbortError):
-                raise
+        except Exception:
             number = uuid4().hex[:12]
             log.exception("internal error", extra={"error_id": number})
             await _abort(
@@ -65,33 +68,35 @@ class EmbeddingService:
         self._config = config
 
     @answers
-    async def embed(self, message: bytes, context: Context) -> bytes:
+    async def embed(self, message: bytes, context: Context, line: RequestLine) -> bytes:
         """Embed."""
-        self._admission.arrive()
-        context.add_done_callback(self._left)  # type: ignore[arg-type]  # the stubs want a class
-        with request_line("embed", peer=context.peer(), bytes_in=len(message)) as line:
-            call = parse(message)
-            served, frame = await self._embedder.embed(call, seconds=self._seconds(context))
-            line.answered(served, call, frame)
-            return frame.message
+        self._accept(context)
+        call = parse(message)
+        served, frame = await self._embedder.embed(call, seconds=self._seconds(context))
+        line.answered(served, call, frame)
+        return frame.message
 
     async def embed_stream(self, requests: AsyncIterator[Any], context: Context) -> None:
         """EmbedStream."""
         await _abort(context, UnsupportedError("EmbedStream is not served yet; Embed is"))
 
     @answers
-    async def list_models(self, request: pb.ListModelsRequest, context: Context) -> pb.ListModelsResponse:
+    async def list_models(
+        self, request: pb.ListModelsRequest, context: Context, line: RequestLine
+    ) -> pb.ListModelsResponse:
         """ListModels."""
         return pb.ListModelsResponse(models=map(describe.model, self._registry.models))
 
     @answers
-    async def get_model(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
+    async def get_model(
+        self, request: pb.GetModelRequest, context: Context, line: RequestLine
+    ) -> pb.GetModelResponse:
         """GetModel."""
         return pb.GetModelResponse(model=describe.model(self._registry.find(request.model, request.version)))
 
     @answers
     async def get_server_info(
-        self, request: pb.GetServerInfoRequest, context: Context
+        self, request: pb.GetServerInfoRequest, context: Context, line: RequestLine
     ) -> pb.GetServerInfoResponse:
         """GetServerInfo."""
         return describe.server(self._config)
@@ -106,6 +111,10 @@ class EmbeddingService:
             "GetServerInfo": _plain(self.get_server_info, pb.GetServerInfoRequest),
         }
         return grpc.method_handlers_generic_handler(NAME, methods)
+
+    def _accept(self, context: Context) -> None:
+        self._admission.arrive()
+        context.add_done_callback(self._left)  # type: ignore[arg-type]  # the stubs want a class
 
     def _left(self, _: Any) -> None:
         self._admission.leave()
