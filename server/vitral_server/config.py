@@ -12,7 +12,6 @@ from typing import Any
 from vitral.errors import InvalidArgumentError
 from vitral_engine.image import MAX_PIXELS
 
-
 LOG_LEVELS = ("debug", "info", "warning", "error")
 """What is logged at the least."""
 
