@@ -146,6 +146,16 @@ def test_a_model_that_fails_is_listed_with_its_reason(two: Path, tmp_path: Path)
             client.embed(JPEG, model="broken")
 
 
+@pytest.mark.parametrize("damage", [b"\xff\xfe", b"[" * 100_000, b"", b"{}", b'{"schema": 1}'])
+def test_one_damaged_manifest_stops_nobody_else(two: Path, tmp_path: Path, damage: bytes) -> None:
+    (two / "broken/1/manifest.json").write_bytes(damage)
+    with running(two, log=tmp_path / "log") as server, Client(server.address) as client:
+        assert server.told["models"] == {"broken": False, "tiny": True}
+        (broken,) = [model for model in client.models() if model.name == "broken"]
+        assert "manifest.json" in broken.reason
+        assert client.embed(JPEG, model="tiny").patches.shape == (16, 16)
+
+
 def test_a_broken_newest_version_leaves_the_older_one_serving(two: Path, tmp_path: Path) -> None:
     shutil.rmtree(two / "broken")
     shutil.copytree(two / "tiny/1", two / "tiny/2")

@@ -66,9 +66,11 @@ def test_flags_win_over_the_environment() -> None:
     ("environ", "message"),
     [
         ({"VITRAL_PORT": "many"}, "VITRAL_PORT='many' is not of type int"),
-        ({"VITRAL_PORT": "70000"}, "port 70000 is not between 0 and 65535"),
-        ({"VITRAL_GRACE": "-1"}, "grace is -1.0; it cannot be negative"),
-        ({"VITRAL_MAX_ITEMS": "0"}, "max_items is 0; it must be positive"),
+        ({"VITRAL_PORT": "70000"}, "port is 70000; it must be from 0 to 65535"),
+        ({"VITRAL_GRACE": "-1"}, "grace is -1.0; it must be from 0 to"),
+        ({"VITRAL_TIMEOUT": "nan"}, "timeout is nan; it must be from"),
+        ({"VITRAL_RUN_TIMEOUT": "1e12"}, "run_timeout is 1000000000000.0; it must be from"),
+        ({"VITRAL_MAX_ITEMS": "0"}, "max_items is 0; it must be from 1 to"),
     ],
 )
 def test_wrong_settings_name_the_numbers(environ: dict[str, str], message: str) -> None:

@@ -155,3 +155,12 @@ def test_results_refuse_what_they_do_not_have(spec: pb.ModelSpec) -> None:
     spec.outputs[0].ClearField("prefix_tokens")
     with pytest.raises(InvalidArgumentError, match="no CLS token"):
         _ = _embedding(spec, hidden=hidden).cls
+
+
+def test_words_are_no_part_of_the_identity() -> None:
+    model = pb.ModelSpec(opset=20, preprocessing=pb.Preprocessing(contract="hf-pil", bound="to the last bit"))
+    said = specs.identity(model, {})
+    model.preprocessing.bound = "in other words"
+    assert specs.identity(model, {}) == said
+    model.preprocessing.rescale_factor = 0.5
+    assert specs.identity(model, {}) != said

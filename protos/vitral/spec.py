@@ -33,15 +33,15 @@ def to_json(spec: pb.ModelSpec) -> str:
     return json.dumps(_sorted_maps(data), indent=2, ensure_ascii=False) + "\n"
 
 
-def from_json(text: str, *, where: str = MANIFEST) -> pb.ModelSpec:
-    """The spec in this text.
+def from_json(text: str | bytes, *, where: str = MANIFEST) -> pb.ModelSpec:
+    """The spec in this text, or in its UTF-8 bytes.
 
     Raises:
         ArtifactError: it is not JSON, of a newer schema, not a ModelSpec, or contradicts itself.
     """
     try:
         data = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
         raise ArtifactError(f"{where} is not JSON: {error}") from None
     schema = data.get("schema") if isinstance(data, dict) else None
     if not isinstance(schema, int) or schema < 1:
@@ -51,7 +51,7 @@ def from_json(text: str, *, where: str = MANIFEST) -> pb.ModelSpec:
         raise ArtifactError(message)
     try:
         spec = json_format.ParseDict(data, pb.ModelSpec())
-    except json_format.ParseError as error:
+    except (json_format.ParseError, RecursionError) as error:
         raise ArtifactError(f"{where} is not a ModelSpec: {error}") from None
     check(spec, where=where)
     return spec
@@ -128,9 +128,13 @@ def cheapest_graph(spec: pb.ModelSpec, outputs: Sequence[str], *, pixels: bool) 
 
 
 def identity(spec: pb.ModelSpec, sha256: Mapping[str, str]) -> str:
-    """The fingerprint: sha256 over graphs, weights, embedding tensors, preprocessing and opset."""
+    """The fingerprint: sha256 over graphs, weights, embedding tensors, preprocessing and opset.
+
+    What only describes them is left out: other words must not make another embedding space.
+    """
     names = sorted({graph.file for graph in spec.graphs} | {WEIGHTS, EMBEDDING})
     preprocessing = json_format.MessageToDict(spec.preprocessing, preserving_proto_field_name=True)
+    preprocessing.pop("bound", None)  # a sentence about the contract, not the contract
     parts = {
         "files": {name: sha256[name] for name in names if name in sha256},
         "preprocessing": preprocessing,

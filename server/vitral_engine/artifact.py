@@ -76,10 +76,17 @@ def open_artifact(path: Path | str) -> Artifact:
     if not manifest.exists():
         raise ArtifactError(f"{path} has no {specs.MANIFEST}")
     where = f"{folder.parent.name}/{folder.name}/{specs.MANIFEST}"
-    spec = specs.from_json(manifest.read_text(encoding="utf-8"), where=where)
+    spec = specs.from_json(_read(manifest, where), where=where)
     artifact = Artifact(folder, folder.name, spec)
     _check(artifact, where=where)
     return artifact
+
+
+def _read(manifest: Path, where: str) -> bytes:
+    try:
+        return manifest.read_bytes()
+    except OSError as error:
+        raise ArtifactError(f"{where} cannot be read: {error.strerror}") from None
 
 
 def sha256_file(path: Path) -> str:

@@ -16,8 +16,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except DeviceError as error:
         print(f"vitral-server: {error}", file=sys.stderr)
         return 1
-    from vitral_server.app import main as serve  # imports onnxruntime
-
+    try:
+        from vitral_server.app import main as serve  # imports onnxruntime
+    except ModuleNotFoundError as error:
+        print(f"vitral-server: {error.name} is not installed: add vitral[server]", file=sys.stderr)
+        return 1
     return serve(argv)
 
 

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from vitral.errors import InvalidArgumentError
@@ -14,6 +15,25 @@ from vitral_engine.image import MAX_PIXELS
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 """What is logged at the least."""
+
+
+_RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
+    {
+        "port": (0, 65_535),
+        "threads": (0, 1_024),
+        "decode_threads": (0, 1_024),
+        "max_batch_size": (0, 65_536),
+        "queue_delay_ms": (0, 60_000),
+        "max_items": (1, 65_536),
+        "max_queue_images": (1, 1_000_000),
+        "max_queue_mib": (1, 1_000_000),
+        "max_image_pixels": (1, 10_000_000_000),
+        "timeout": (0.001, 1_000_000),
+        "run_timeout": (0.001, 1_000_000),
+        "drain_delay": (0, 1_000_000),
+        "grace": (0, 1_000_000),
+    }
+)
 
 
 @dataclass(frozen=True)
@@ -45,21 +65,10 @@ class ServerConfig:
 
     def __post_init__(self) -> None:
         """Refuses values out of range."""
-        if not 0 <= self.port <= 65535:
-            raise InvalidArgumentError(f"port {self.port} is not between 0 and 65535")
-        for name in ("threads", "decode_threads", "max_batch_size", "queue_delay_ms", "drain_delay", "grace"):
-            if not getattr(self, name) >= 0:  # NaN neither
-                raise InvalidArgumentError(f"{name} is {getattr(self, name)}; it cannot be negative")
-        for name in (
-            "max_items",
-            "max_queue_images",
-            "max_queue_mib",
-            "max_image_pixels",
-            "timeout",
-            "run_timeout",
-        ):
-            if not getattr(self, name) > 0:
-                raise InvalidArgumentError(f"{name} is {getattr(self, name)}; it must be positive")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if not low <= value <= high:  # NaN is in no range
+                raise InvalidArgumentError(f"{name} is {value}; it must be from {low} to {high}")
         if self.log_level not in LOG_LEVELS:
             raise InvalidArgumentError(f"log_level is {self.log_level!r}; known are {', '.join(LOG_LEVELS)}")
 

@@ -8,7 +8,7 @@ from importlib import metadata
 import onnxruntime
 
 from vitral import __version__
-from vitral.limits import MAX_MESSAGE_BYTES
+from vitral.limits import MAX_MESSAGE_BYTES, MAX_REPLY_BYTES
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral_engine.image import FORMATS
 from vitral_server.config import ServerConfig
@@ -58,6 +58,8 @@ def server(config: ServerConfig) -> pb.GetServerInfoResponse:
             max_queue_bytes=config.max_queue_mib << 20,
             max_image_pixels=config.max_image_pixels,
             default_timeout_ms=int(config.timeout * 1e3),
+            max_reply_bytes=MAX_REPLY_BYTES,
+            run_timeout_ms=int(config.run_timeout * 1e3),
         ),
         libraries=libraries(),
         providers=onnxruntime.get_available_providers(),

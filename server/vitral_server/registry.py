@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from time import perf_counter
 
-from vitral.errors import InvalidArgumentError, ModelNotFoundError, UnavailableError, VitralError
+from vitral.errors import (
+    ArtifactError,
+    InvalidArgumentError,
+    ModelNotFoundError,
+    UnavailableError,
+    VitralError,
+)
 from vitral_engine import artifact
 from vitral_engine.device import Placement
 from vitral_engine.engine import Model
@@ -143,13 +149,13 @@ def _newest(folder: Path, config: ServerConfig, placement: Placement) -> list[Se
     for version in reversed(artifact.versions(folder)):
         try:
             return [*tried, _open(folder, str(version), config, placement)]
-        except VitralError as error:
+        except Exception as error:  # one model, however damaged, must not take the others with it
+            reason = str(error) if isinstance(error, VitralError) else f"{type(error).__name__}: {error}"
             if config.models:
-                raise
-            log.error(
-                "model failed to load", extra={"model": folder.name, "version": version, "reason": str(error)}
-            )
-            tried.append(Served(folder.name, str(version), reason=str(error)))
+                raise ArtifactError(f"model {folder.name} version {version}: {reason}") from error
+            fields = {"model": folder.name, "version": version, "reason": reason}
+            log.error("model failed to load", extra=fields)
+            tried.append(Served(folder.name, str(version), reason=reason))
     return tried
 
 

@@ -241,7 +241,9 @@ class EmbedRequest(_message.Message):
     version: _builtins.str
     """Version; empty: the newest that is ready."""
     max_reply_bytes: _builtins.int
-    """Largest reply the caller takes, in bytes; 0: 64 MiB."""
+    """Most payload bytes the caller takes in the reply; 0, or more than that: the
+    server's own limit (ServerLimits.max_reply_bytes), just under 64 MiB.
+    """
     expect_fingerprint: _builtins.str
     """The request is refused when the model has another fingerprint."""
     @_builtins.property
@@ -805,6 +807,8 @@ class ServerLimits(_message.Message):
     MAX_QUEUE_BYTES_FIELD_NUMBER: _builtins.int
     MAX_IMAGE_PIXELS_FIELD_NUMBER: _builtins.int
     DEFAULT_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    MAX_REPLY_BYTES_FIELD_NUMBER: _builtins.int
+    RUN_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     max_message_bytes: _builtins.int
     """Largest message in bytes, both ways."""
     max_items: _builtins.int
@@ -817,6 +821,10 @@ class ServerLimits(_message.Message):
     """Most pixels of one encoded image."""
     default_timeout_ms: _builtins.int
     """Deadline of a call that brings none, in milliseconds."""
+    max_reply_bytes: _builtins.int
+    """Most payload bytes of one reply: a message, less room for its header."""
+    run_timeout_ms: _builtins.int
+    """A run that takes longer counts as stuck, in milliseconds."""
     def __init__(
         self,
         *,
@@ -826,10 +834,12 @@ class ServerLimits(_message.Message):
         max_queue_bytes: _builtins.int = ...,
         max_image_pixels: _builtins.int = ...,
         default_timeout_ms: _builtins.int = ...,
+        max_reply_bytes: _builtins.int = ...,
+        run_timeout_ms: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_timeout_ms", b"default_timeout_ms", "max_image_pixels", b"max_image_pixels", "max_items", b"max_items", "max_message_bytes", b"max_message_bytes", "max_queue_bytes", b"max_queue_bytes", "max_queue_images", b"max_queue_images"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_timeout_ms", b"default_timeout_ms", "max_image_pixels", b"max_image_pixels", "max_items", b"max_items", "max_message_bytes", b"max_message_bytes", "max_queue_bytes", b"max_queue_bytes", "max_queue_images", b"max_queue_images", "max_reply_bytes", b"max_reply_bytes", "run_timeout_ms", b"run_timeout_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
