@@ -217,15 +217,24 @@ def test_environment_variables_stand_for_flags(small_repo: Path, tmp_path: Path)
 
 def test_a_full_server_says_so_at_once_with_a_delay(small_repo: Path, tmp_path: Path) -> None:
     with (
-        running(small_repo, "--max-queue-images", "4", log=tmp_path / "log") as server,
+        running(
+            small_repo, "--max-queue-images", "4", "--queue-delay-ms", "1500", log=tmp_path / "log"
+        ) as server,
         grpc.insecure_channel(server.address) as channel,
     ):
         stub = EmbeddingServiceStub(channel)
-        with pytest.raises(grpc.RpcError) as caught:
-            stub.Embed(pb.EmbedRequest(items=[pb.Item(encoded=JPEG)] * 5), timeout=5)
-    assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert dict(caught.value.trailing_metadata())[PUSHBACK_KEY] == "50"
-    assert "0 images are in work and 5 more came; the limit is 4" in caught.value.details()
+        held = stub.Embed.future(pb.EmbedRequest(items=[pb.Item(encoded=JPEG)] * 3), timeout=10)
+        refused = {}
+        for count in (2, 5):
+            time.sleep(0.3)
+            with pytest.raises(grpc.RpcError) as caught:
+                stub.Embed(pb.EmbedRequest(items=[pb.Item(encoded=JPEG)] * count), timeout=5)
+            assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            refused[count] = dict(caught.value.trailing_metadata())[PUSHBACK_KEY], caught.value.details()
+        assert len(held.result().payloads) == 3
+    assert refused[2] == ("50", "3 images are in work and 2 more came; the limit is 4")
+    assert refused[5][0] == "-1", "a retry cannot cure it"
+    assert "5 images" in refused[5][1]
 
 
 def test_deadlines_of_callers_are_kept(small_repo: Path, tmp_path: Path) -> None:

@@ -37,17 +37,23 @@ def framed_bytes(header: int, payloads: Iterable[int]) -> int:
     return header + sum(1 + len(_varint(size)) + size for size in payloads)
 
 
-def split(message: bytes) -> tuple[bytes, list[memoryview]]:
+def split(message: bytes, *, max_fields: int | None = None) -> tuple[bytes, list[memoryview]]:
     """The header, and a view of each payload in order.
 
+    Args:
+        message: a whole message.
+        max_fields: most top-level fields; a message of a stranger may hold millions of empty ones.
+
     Raises:
-        InvalidArgumentError: the bytes are no protobuf message.
+        InvalidArgumentError: the bytes are no protobuf message, or it has too many fields.
     """
-    whole, end, at, kept = memoryview(message), len(message), 0, 0
+    whole, end, at, kept, fields = memoryview(message), len(message), 0, 0, 0
     header: list[memoryview] = []
     payloads: list[memoryview] = []
     while at < end:
-        start = at
+        start, fields = at, fields + 1
+        if max_fields is not None and fields > max_fields:
+            raise InvalidArgumentError(f"the message has more than {max_fields} items, outputs and payloads")
         tag, at = _read_varint(message, at)
         wire = tag & 7
         if wire == _BYTES:

@@ -19,6 +19,12 @@ from vitral.v1 import tensor_pb2 as pb
 Array = NDArray[Any]
 """A NumPy array of any element type."""
 
+MAX_RANK = 8
+"""Most axes of a tensor."""
+
+MAX_EXTENT = 2**31 - 1
+"""Largest extent of an axis."""
+
 ITEM_BYTES: dict[int, int] = {
     pb.DATA_TYPE_FLOAT32: 4,
     pb.DATA_TYPE_FLOAT16: 2,
@@ -86,15 +92,22 @@ def view(data: bytes | memoryview, dtype: int, shape: Sequence[int], *, what: st
     """
     if dtype not in ITEM_BYTES:
         raise InvalidArgumentError(f"{what} has {name_of(dtype)}")
+    if len(shape) > MAX_RANK:
+        raise InvalidArgumentError(f"{what} has {len(shape)} axes; the limit is {MAX_RANK}")
     sizes = tuple(int(extent) for extent in shape)
     said = " x ".join(map(str, sizes)) or "scalar"
     if any(extent < 0 for extent in sizes):
         raise InvalidArgumentError(f"{what} has a negative extent: {said}")
+    if any(extent > MAX_EXTENT for extent in sizes):
+        raise InvalidArgumentError(f"{what} has an extent over {MAX_EXTENT}: {said}")
     expected, size = byte_count(dtype, sizes), memoryview(data).nbytes
     if size != expected:
         message = f"{what} {said} {name_of(dtype)} takes {expected} bytes, but {size} came"
         raise InvalidArgumentError(message)
-    array = np.frombuffer(data, dtype=numpy_dtype(dtype)).reshape(sizes)
+    try:
+        array = np.frombuffer(data, dtype=numpy_dtype(dtype)).reshape(sizes)
+    except ValueError:  # no elements, and still more than NumPy can count
+        raise InvalidArgumentError(f"{what} has an impossible shape: {said}") from None
     if dtype == pb.DATA_TYPE_BFLOAT16:
         return (array.astype("<u4") << 16).view("<f4")
     return array

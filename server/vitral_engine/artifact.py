@@ -102,6 +102,7 @@ def _check(artifact: Artifact, *, where: str) -> None:
             f"{where} names model {spec.name}, but its folder is {artifact.model_folder.name}"
         )
     needed = {graph.file for graph in spec.graphs} | {specs.WEIGHTS, spec.proof.golden_file}
+    needed.add(spec.proof.photograph.file)
     if unhashed := sorted(name for name in needed if name and name not in spec.sha256):
         raise ArtifactError(f"{where} has no sha256 of {', '.join(unhashed)}")
     for name, expected in sorted(spec.sha256.items()):

@@ -20,6 +20,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MAX_PIXELS = 89_478_485
 """Most pixels of one image, checked in the header before anything is decoded."""
 
+MAX_SIDE = 65_535
+"""Longest side in pixels: a resize needs memory for each source column, whatever the height."""
+
+MAX_SCANS = 100
+"""Most scans of a JPEG. A few hundred kilobytes of empty progressive scans would decode for minutes."""
+
 _WIDE = ("I", "F")
 _KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
@@ -37,6 +43,15 @@ def open_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     """The image in `data`, decoded, upright, in mode RGB.
 
     Raises:
+        ImageError: see `open_header` and `to_rgb`.
+    """
+    return to_rgb(open_header(data, max_pixels=max_pixels), len(data))
+
+
+def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The image in `data`, of which only the header was read.
+
+    Raises:
         ImageError: cause `empty`, `format`, `too_many_pixels`, `mode` or `corrupt`.
     """
     if not data:
@@ -46,16 +61,31 @@ def open_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if width * height > max_pixels:
         message = f"image is {height} x {width}, {width * height} pixels, over the limit of {max_pixels}"
         raise ImageError(message, cause="too_many_pixels")
+    if max(width, height) > MAX_SIDE:
+        message = f"image is {height} x {width}, a side over the limit of {MAX_SIDE}"
+        raise ImageError(message, cause="too_many_pixels")
     if image.mode.startswith(_WIDE) or image.mode not in _KNOWN:
         raise ImageError(f"image mode {image.mode} cannot be turned into 8-bit RGB faithfully", cause="mode")
+    # Inside a scan the two bytes cannot stand, so that this counts scans, and those of embedded previews.
+    if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+        raise ImageError(
+            f"JPEG of {len(data)} bytes has {scans} scans, over the limit of {MAX_SCANS}", cause="corrupt"
+        )
+    return image
+
+
+def to_rgb(image: Image.Image, size: int) -> Image.Image:
+    """An opened image, from a file of `size` bytes, decoded, upright, in mode RGB.
+
+    Raises:
+        ImageError: cause `corrupt`.
+    """
     try:
         ImageOps.exif_transpose(image, in_place=True)
         return _to_rgb(image)
     except Exception as error:  # decoders raise whatever they like on damaged files
         kind = image.format or "image"
-        raise ImageError(
-            f"{kind} of {len(data)} bytes cannot be decoded: {error}", cause="corrupt"
-        ) from error
+        raise ImageError(f"{kind} of {size} bytes cannot be decoded: {error}", cause="corrupt") from error
 
 
 def _open(data: bytes, max_pixels: int) -> Image.Image:

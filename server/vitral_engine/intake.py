@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -31,6 +33,15 @@ class Row:
     preprocess_ms: float = 0.0
 
 
+_LARGE_PIXELS = 16_000_000
+_large = threading.Lock()
+
+
+def _room(image: Image.Image) -> AbstractContextManager[object]:
+    """Lets large pictures through one at a time: each takes up to 20 bytes a pixel while it is decoded."""
+    return _large if image.width * image.height > _LARGE_PIXELS else nullcontext()
+
+
 class Intake:
     """The three doors of one model. Stateless; any thread may call it."""
 
@@ -47,9 +58,11 @@ class Intake:
             InvalidArgumentError: the model takes `prepared` only.
         """
         preprocessor = self._require()
-        start = perf_counter()
-        rgb = images.open_rgb(data, max_pixels=self._max_pixels)
-        return self._resized(preprocessor, rgb, graph, decode_ms=(perf_counter() - start) * 1e3)
+        opened = images.open_header(data, max_pixels=self._max_pixels)
+        with _room(opened):
+            start = perf_counter()
+            rgb = images.to_rgb(opened, len(data))
+            return self._resized(preprocessor, rgb, graph, decode_ms=(perf_counter() - start) * 1e3)
 
     def pixels(self, array: NDArray[Any], graph: pb.Graph) -> Row:
         """A row from uint8 pixels (H, W, 3) of any size.
@@ -62,6 +75,10 @@ class Intake:
         said = f"{' x '.join(map(str, array.shape))} {array.dtype}"
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
             raise ImageError(f"pixels are {said}; H x W x 3 uint8 is needed", cause="shape")
+        if max(array.shape) > images.MAX_SIDE:
+            raise ImageError(
+                f"pixels are {said}, a side over the limit of {images.MAX_SIDE}", cause="too_many_pixels"
+            )
         if array.shape[0] * array.shape[1] > self._max_pixels:
             message = f"pixels are {said}, over the limit of {self._max_pixels} pixels"
             raise ImageError(message, cause="too_many_pixels")
@@ -91,7 +108,12 @@ class Intake:
         decode_ms: float,
     ) -> Row:
         start = perf_counter()
-        resized = preprocessor.resize(rgb)
+        try:
+            resized = preprocessor.resize(rgb)
+        except (MemoryError, ValueError) as error:
+            raise ImageError(
+                f"image cannot be resized: {error or 'out of memory'}", cause="too_many_pixels"
+            ) from None
         array: Array = resized if graph.input.folded else preprocessor.normalise(resized)
         return Row(array, decode_ms, (perf_counter() - start) * 1e3)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import sys
+import threading
 from collections.abc import Sequence
 
 from vitral.errors import DeviceError
@@ -21,7 +24,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         print(f"vitral-server: {error.name} is not installed: add vitral[server]", file=sys.stderr)
         return 1
-    return serve(argv)
+    code = serve(argv)
+    logging.shutdown()
+    if _is_held_up():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)  # Python would wait for the thread; nothing is left to lose
+    return code
+
+
+def _is_held_up() -> bool:
+    """Whether a thread, stuck in a picture or in a load, would keep the process alive."""
+    others = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
+    for thread in others:
+        thread.join(timeout=0.2)
+    return any(thread.is_alive() for thread in others)
 
 
 if __name__ == "__main__":

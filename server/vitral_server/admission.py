@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 
-from vitral.errors import QueueFullError, UnavailableError
+from vitral.errors import QueueFullError, TooLargeError, UnavailableError
 
 
 class Admission:
@@ -22,8 +20,8 @@ class Admission:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    def arrive(self) -> None:
-        """Counts a call whose request is wholly here; `leave` follows when its reply has gone out.
+    def arrive(self) -> Permit:
+        """Counts a call whose request is wholly here; its permit ends when its reply has gone out.
 
         Raises:
             UnavailableError: the server is draining.
@@ -32,35 +30,13 @@ class Admission:
             raise UnavailableError("the server is draining and takes no new calls")
         self.calls += 1
         self._idle.clear()
+        return Permit(self)
 
     def leave(self) -> None:
         """The reply of an accepted call has gone out, or its caller is gone."""
         self.calls -= 1
         if self.calls == 0:
             self._idle.set()
-
-    @contextmanager
-    def hold(self, images: int, size: int) -> Iterator[None]:
-        """Holds room for these images and bytes.
-
-        Raises:
-            QueueFullError: there is none; nothing was taken.
-        """
-        if self.images + images > self.max_images:
-            message = (
-                f"{self.images} images are in work and {images} more came; the limit is {self.max_images}"
-            )
-            raise QueueFullError(message)
-        if self.bytes + size > self.max_bytes:
-            message = f"{self.bytes} bytes are in work and {size} more came; the limit is {self.max_bytes}"
-            raise QueueFullError(message)
-        self.images += images
-        self.bytes += size
-        try:
-            yield
-        finally:
-            self.images -= images
-            self.bytes -= size
 
     async def drain(self, grace: float) -> int:
         """Takes no new calls and waits up to `grace` seconds for the accepted ones; gives what is left."""
@@ -71,3 +47,45 @@ class Admission:
         except TimeoutError:
             pass
         return self.calls
+
+
+class Permit:
+    """The room one call takes, until its reply has gone out and no thread works for it any more."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+        self._images = 0
+        self._bytes = 0
+        self._users = 1
+
+    def hold(self, images: int, size: int) -> None:
+        """Takes room for these images and bytes.
+
+        Raises:
+            TooLargeError: they would not fit an idle server either.
+            QueueFullError: there is no room now; nothing was taken.
+        """
+        of = self._admission
+        if images > of.max_images or size > of.max_bytes:
+            limits = f"the limits are {of.max_images} and {of.max_bytes}"
+            raise TooLargeError(f"{images} images and {size} bytes in one call; {limits}")
+        if of.images + images > of.max_images:
+            told = f"{of.images} images are in work and {images} more came"
+            raise QueueFullError(f"{told}; the limit is {of.max_images}")
+        if of.bytes + size > of.max_bytes:
+            told = f"{of.bytes} bytes are in work and {size} more came"
+            raise QueueFullError(f"{told}; the limit is {of.max_bytes}")
+        self._images, self._bytes = images, size
+        of.images += images
+        of.bytes += size
+
+    def share(self) -> None:
+        """One more thread works for this call; `end` follows when it is done."""
+        self._users += 1
+
+    def end(self) -> None:
+        """The call, or one of its threads, is done; the last one gives the room back."""
+        self._users -= 1
+        if self._users == 0:
+            self._admission.images -= self._images
+            self._admission.bytes -= self._bytes

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
+from typing import Any
 
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -28,6 +29,9 @@ from vitral_server.service import NAME, EmbeddingService
 
 log = logging.getLogger(__name__)
 
+_STOP = 5.0
+"""Seconds that open connections have to close at the end."""
+
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
@@ -35,6 +39,9 @@ _OPTIONS = (
     # Clients that ping would otherwise be cut off with too_many_pings.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A peer that is gone without a word holds its unread reply until then.
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
 )
 
 
@@ -64,18 +71,22 @@ async def serve(config: ServerConfig) -> None:
     stop = _signals()
     server = aio.server(options=_OPTIONS)
     port = _bind(server, config)
-    placement = await asyncio.to_thread(place, config.device)
-    registry = await asyncio.to_thread(load, config, placement)
+    loading = asyncio.get_running_loop().run_in_executor(_threads(1, "load"), _load, config)
+    if not await _before(stop, loading):
+        log.info("stopped while loading")
+        return
+    placement, registry = loading.result()
     admission = Admission(max_images=config.max_queue_images, max_bytes=config.max_queue_mib << 20)
     health = Health(registry, service=NAME)
-    with ThreadPoolExecutor(config.decode_threads or cpu_count(), thread_name_prefix="decode") as pool:
-        embedder = Embedder(registry, admission, pool, max_items=config.max_items)
-        _register(server, EmbeddingService(registry, embedder, admission, config), health)
-        await health.start()
-        await server.start()
-        _announce(config, placement, registry, port, start)
-        await stop.wait()
-        await _leave(server, admission, health, config)
+    pool = _threads(config.decode_threads or cpu_count(), "decode")
+    service = EmbeddingService(registry, Embedder(registry, pool), admission, config)
+    _register(server, service, health)
+    health.start()
+    await server.start()
+    _announce(config, placement, registry, port, start)
+    await stop.wait()
+    await _leave(server, admission, health, config)
+    pool.shutdown(wait=False, cancel_futures=True)
     registry.close()
     log.info("stopped")
 
@@ -83,13 +94,34 @@ async def serve(config: ServerConfig) -> None:
 async def _leave(server: aio.Server, admission: Admission, health: Health, config: ServerConfig) -> None:
     """Health first, then new calls, then the accepted ones; nothing accepted is lost within the grace."""
     log.info("draining", extra={"calls": admission.calls})
-    await health.leave()
+    health.leave()
     await asyncio.sleep(config.drain_delay)
     if left := await admission.drain(config.grace):
         log.warning("grace is over", extra={"calls": left, "grace": config.grace})
-    health.end_watches()
+    health.servicer.end()
     await asyncio.sleep(0.05)  # one turn of the loop would do; a loaded one may need several
-    await server.stop(None)
+    try:
+        await asyncio.wait_for(server.stop(None), _STOP)
+    except TimeoutError:
+        log.warning("connections did not close", extra={"seconds": _STOP})
+
+
+def _load(config: ServerConfig) -> tuple[Placement, Registry]:
+    placement = place(config.device)
+    return placement, load(config, placement)
+
+
+async def _before(stop: asyncio.Event, work: asyncio.Future[Any]) -> bool:
+    """Waits for the work; false when `stop` came first."""
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait({stopping, work}, return_when=asyncio.FIRST_COMPLETED)
+    stopping.cancel()
+    return work.done()
+
+
+def _threads(count: int, name: str) -> ThreadPoolExecutor:
+    # Never used as a context manager: that would wait, on the event loop, for a thread that may be stuck.
+    return ThreadPoolExecutor(count, thread_name_prefix=name)
 
 
 def _register(server: aio.Server, service: EmbeddingService, health: Health) -> None:
@@ -99,8 +131,12 @@ def _register(server: aio.Server, service: EmbeddingService, health: Health) -> 
     reflection.enable_server_reflection(names, server)
 
 
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
 def _bind(server: aio.Server, config: ServerConfig) -> int:
-    host = f"[{config.host}]" if ":" in config.host else config.host
+    host = _bracketed(config.host)
     try:
         return server.add_insecure_port(f"{host}:{config.port}")
     except RuntimeError:
@@ -112,7 +148,7 @@ def _bind(server: aio.Server, config: ServerConfig) -> int:
 def _announce(
     config: ServerConfig, placement: Placement, registry: Registry, port: int, start: float
 ) -> None:
-    host = f"[{config.host}]" if ":" in config.host else config.host
+    host = _bracketed(config.host)
     announce(
         "serving",
         address=f"{host}:{port}",

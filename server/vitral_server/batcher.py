@@ -15,7 +15,7 @@ from uuid import uuid4
 
 import numpy as np
 
-from vitral.errors import DeadlineError, QueueFullError, ServerError, UnavailableError
+from vitral.errors import DeadlineError, QueueFullError, ServerError, TooLargeError, UnavailableError
 from vitral.tensors import Array
 from vitral_engine.session import GraphSession
 from vitral_server.reply import Assembly
@@ -76,6 +76,9 @@ class Batcher:
             if self._closed or self._dead:
                 raise UnavailableError(f"the model's engine is not running: {self._dead or 'closed'}")
             limit = self._options.max_queue
+            if limit and len(tickets) > limit:
+                told = f"{len(tickets)} images came in one call"
+                raise TooLargeError(f"{told}; the limit of this model is {limit}")
             if limit and len(self._queue) + len(tickets) > limit:
                 waiting = f"{len(self._queue)} images wait and {len(tickets)} more came"
                 raise QueueFullError(f"{waiting}; the limit of this model is {limit}")

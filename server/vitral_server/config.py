@@ -27,7 +27,7 @@ _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
         "max_items": (1, 65_536),
         "max_queue_images": (1, 1_000_000),
         "max_queue_mib": (1, 1_000_000),
-        "max_image_pixels": (1, 10_000_000_000),
+        "max_image_pixels": (1, 2 * MAX_PIXELS),
         "timeout": (0.001, 1_000_000),
         "run_timeout": (0.001, 1_000_000),
         "drain_delay": (0, 1_000_000),
@@ -69,6 +69,8 @@ class ServerConfig:
             value = getattr(self, name)
             if not low <= value <= high:  # NaN is in no range
                 raise InvalidArgumentError(f"{name} is {value}; it must be from {low} to {high}")
+        if not self.host:
+            raise InvalidArgumentError("host is empty; 0.0.0.0 listens on every address")
         if self.log_level not in LOG_LEVELS:
             raise InvalidArgumentError(f"log_level is {self.log_level!r}; known are {', '.join(LOG_LEVELS)}")
 
@@ -86,7 +88,7 @@ _HELP = {
     "max_items": "most images of one request",
     "max_queue_images": "most images accepted and not yet answered",
     "max_queue_mib": "most MiB held for them",
-    "max_image_pixels": "most pixels of one image",
+    "max_image_pixels": "most pixels of one image; decoding takes up to 20 bytes for each",
     "timeout": "seconds granted to a call that brings no deadline",
     "run_timeout": "seconds after which a run counts as stuck",
     "drain_delay": "seconds between NOT_SERVING and refusing calls",
@@ -110,8 +112,9 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str] | None = None) 
     for item in fields(ServerConfig):
         _add(parser, item.name, item.default, values)
     given = vars(parser.parse_args(argv))
-    named = given["models"] or [part for part in values.get("VITRAL_MODEL", "").split(",") if part]
-    return ServerConfig(**{**given, "models": tuple(named)})
+    named = given["models"] or values.get("VITRAL_MODEL", "").split(",")
+    names = dict.fromkeys(name.strip() for name in named if name.strip())
+    return ServerConfig(**{**given, "models": tuple(names)})
 
 
 def _add(parser: argparse.ArgumentParser, name: str, default: Any, environ: Mapping[str, str]) -> None:

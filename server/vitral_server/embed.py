@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
 
@@ -19,15 +19,16 @@ from vitral.errors import (
     InvalidArgumentError,
     TooLargeError,
 )
+from vitral.limits import MAX_MESSAGE_BYTES
 from vitral.v1 import tensor_pb2
 from vitral_engine.engine import Model
 from vitral_engine.intake import Row
 from vitral_engine.session import GraphSession
-from vitral_server.admission import Admission
+from vitral_server.admission import Permit
 from vitral_server.batcher import Ticket
 from vitral_server.call import Door, EmbedCall, Picture, Wanted
 from vitral_server.registry import Registry, Served
-from vitral_server.reply import Assembly, Frame, reply_bytes
+from vitral_server.reply import Assembly, Frame, header_bytes, reply_bytes
 
 
 @dataclass(frozen=True)
@@ -44,15 +45,11 @@ class Plan:
 class Embedder:
     """Answers Embed calls. Lives on the event loop; decoding and runs happen in threads."""
 
-    def __init__(
-        self, registry: Registry, admission: Admission, pool: ThreadPoolExecutor, *, max_items: int
-    ) -> None:
+    def __init__(self, registry: Registry, pool: ThreadPoolExecutor) -> None:
         self._registry = registry
-        self._admission = admission
         self._pool = pool
-        self._max_items = max_items
 
-    async def embed(self, call: EmbedCall, *, seconds: float) -> tuple[Served, Frame]:
+    async def embed(self, call: EmbedCall, *, permit: Permit, seconds: float) -> tuple[Served, Frame]:
         """The framed reply, within `seconds`.
 
         Raises:
@@ -60,22 +57,19 @@ class Embedder:
         """
         deadline = monotonic() + seconds
         plan = self._plan(call)
-        with self._admission.hold(len(call.pictures), plan.held_bytes):
-            spec, version = plan.engine.spec, plan.served.version
-            assembly = Assembly(spec, version, plan.wanted, images=len(call.pictures), deadline=deadline)
-            with _leaving(assembly):
-                try:
-                    async with asyncio.timeout(seconds):
-                        await self._feed(call, plan, assembly)
-                        return plan.served, await assembly.future
-                except TimeoutError:
-                    message = f"the deadline of {seconds * 1e3:.0f} ms passed before the answer was there"
-                    raise DeadlineError(message) from None
+        permit.hold(len(call.pictures), plan.held_bytes)
+        spec, version = plan.engine.spec, plan.served.version
+        assembly = Assembly(spec, version, plan.wanted, images=len(call.pictures), deadline=deadline)
+        with _leaving(assembly):
+            try:
+                async with asyncio.timeout(seconds):
+                    await self._feed(call, plan, assembly, permit)
+                    return plan.served, await assembly.future
+            except TimeoutError:
+                message = f"the deadline of {seconds * 1e3:.0f} ms passed before the answer was there"
+                raise DeadlineError(message) from None
 
     def _plan(self, call: EmbedCall) -> Plan:
-        if len(call.pictures) > self._max_items:
-            message = f"the request has {len(call.pictures)} images; the limit is {self._max_items}"
-            raise InvalidArgumentError(message)
         served, engine = self._registry.engine_of(call.model, call.version)
         spec = engine.spec
         if call.fingerprint and call.fingerprint != spec.fingerprint:
@@ -88,18 +82,16 @@ class Embedder:
         doors = {picture.door for picture in call.pictures}
         sessions = {door: engine.session_for(names, prepared=door is Door.PREPARED) for door in doors}
         out = reply_bytes(spec, wanted, len(call.pictures))
-        if out > call.max_reply_bytes:
-            message = (
-                f"the reply to {len(call.pictures)} images takes {out} bytes; the limit is "
-                f"{call.max_reply_bytes}: ask for fewer images at a time"
-            )
-            raise TooLargeError(message)
+        limit = min(call.max_reply_bytes, MAX_MESSAGE_BYTES - header_bytes(wanted, len(call.pictures)))
+        if out > limit:
+            told = f"the reply to {len(call.pictures)} images takes {out} bytes; the limit is {limit}"
+            raise TooLargeError(f"{told}: ask for fewer images at a time")
         return Plan(served, engine, wanted, sessions, held_bytes=call.request_bytes + out)
 
-    async def _feed(self, call: EmbedCall, plan: Plan, assembly: Assembly) -> None:
-        loop = asyncio.get_running_loop()
-        work = (loop.run_in_executor(self._pool, _row, picture, plan, assembly) for picture in call.pictures)
-        rows = await asyncio.gather(*work)
+    async def _feed(self, call: EmbedCall, plan: Plan, assembly: Assembly, permit: Permit) -> None:
+        rows = await asyncio.gather(
+            *(self._prepare(picture, plan, assembly, permit) for picture in call.pictures)
+        )
         tickets: dict[Door, list[Ticket]] = {}
         for index, (picture, row) in enumerate(zip(call.pictures, rows, strict=True)):
             if isinstance(row, ImageError):
@@ -112,6 +104,15 @@ class Embedder:
                 assembly.refuse(index, row)
         for door, queued in tickets.items():
             plan.served.batcher_of(plan.sessions[door]).submit(queued)
+
+    def _prepare(
+        self, picture: Picture, plan: Plan, assembly: Assembly, permit: Permit
+    ) -> asyncio.Future[Row | ImageError]:
+        loop = asyncio.get_running_loop()
+        work = self._pool.submit(_row, picture, plan, assembly)
+        permit.share()  # a caller may leave; the thread that decodes for it goes on
+        work.add_done_callback(lambda _: _post(loop, permit.end))
+        return asyncio.wrap_future(work)
 
 
 def _row(picture: Picture, plan: Plan, assembly: Assembly) -> Row | ImageError:
@@ -128,7 +129,15 @@ def _row(picture: Picture, plan: Plan, assembly: Assembly) -> Row | ImageError:
             return plan.engine.intake.pixels(np.asarray(content), graph)
         return plan.engine.intake.prepared(content)
     except ImageError as error:
-        return error
+        failure = error
+    # Its traceback holds this frame, and so the whole request, in a cycle.
+    failure.__traceback__ = failure.__cause__ = failure.__context__ = None
+    return failure
+
+
+def _post(loop: asyncio.AbstractEventLoop, done: Callable[[], None]) -> None:
+    with suppress(RuntimeError):  # the loop is closed: the server has stopped
+        loop.call_soon_threadsafe(done)
 
 
 def _check_size(call: EmbedCall, engine: Model) -> None:

@@ -6,8 +6,8 @@ import asyncio
 import logging
 from typing import Any
 
-from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import aio as health_aio
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from vitral_server.registry import Registry
 
@@ -16,66 +16,93 @@ log = logging.getLogger(__name__)
 _PERIOD = 0.2
 """Seconds between two looks at the engines."""
 
+_Reply = health_pb2.HealthCheckResponse
 
-class _Servicer(health_aio.HealthServicer):
-    """grpc's own, whose Watch streams end by themselves when the server leaves."""
+
+class Servicer(health_pb2_grpc.HealthServicer):
+    """Check and Watch over a table of states.
+
+    grpc's own servicer writes to watchers under the lock that changes need: one that does not read would keep
+    every other from being told, and the server from ending.
+    """
 
     def __init__(self) -> None:
-        super().__init__()
-        self.leaving = asyncio.Event()
+        self._states: dict[str, Any] = {}  # service to ServingStatus
+        self._changed = asyncio.Event()
+        self._ended = False
 
-    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802  (the protocol's name)
-        """Watch, until the caller or the server leaves."""
-        watch = asyncio.create_task(super().Watch(request, context))
-        leave = asyncio.create_task(self.leaving.wait())
-        try:
-            await asyncio.wait((watch, leave), return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            watch.cancel()
-            leave.cancel()
+    def set(self, service: str, *, serving: bool) -> None:
+        """Notes a state; watchers are told as soon as they read."""
+        self._states[service] = _Reply.SERVING if serving else _Reply.NOT_SERVING
+        self._wake()
+
+    def set_all_not_serving(self) -> None:
+        """Nothing serves any more."""
+        for service in list(self._states):
+            self.set(service, serving=False)
+
+    def end(self) -> None:
+        """Lets every open Watch stream end; they would be cut off otherwise."""
+        self._ended = True
+        self._wake()
+
+    async def Check(self, request: Any, context: Any) -> _Reply:  # noqa: N802
+        """The state of one service."""
+        if request.service not in self._states:
+            context.set_code(grpc.StatusCode.NOT_FOUND)
+            context.set_details(f"no service {request.service[:100]!r}")
+            return _Reply()
+        return _Reply(status=self._states[request.service])
+
+    async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
+        """The state now, and again whenever it changes."""
+        told = None
+        while not self._ended:
+            changed = self._changed
+            state = self._states.get(request.service, _Reply.SERVICE_UNKNOWN)
+            if state == told:
+                await changed.wait()
+                continue
+            await context.write(_Reply(status=state))
+            told = state
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
 
 class Health:
     """Follows the registry: `""` and the service for the server, a model's name for the model."""
 
     def __init__(self, registry: Registry, *, service: str) -> None:
-        self.servicer = _Servicer()
+        self.servicer = Servicer()
         self._registry = registry
         self._service = service
         self._told: dict[str, bool] = {}
         self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
+    def start(self) -> None:
         """Says what is so now, and goes on looking."""
-        await self._tell()
+        self._tell()
         self._task = asyncio.create_task(self._follow())
 
-    async def leave(self) -> None:
+    def leave(self) -> None:
         """NOT_SERVING for everything, for good; watchers are told."""
         if self._task is not None:
             self._task.cancel()
-        await self.servicer.enter_graceful_shutdown()
-
-    def end_watches(self) -> None:
-        """Lets every open Watch stream end; they would be cut off otherwise."""
-        self.servicer.leaving.set()
+        self.servicer.set_all_not_serving()
 
     async def _follow(self) -> None:
         while True:
             await asyncio.sleep(_PERIOD)
-            await self._tell()
+            self._tell()
 
-    async def _tell(self) -> None:
+    def _tell(self) -> None:
         states = {name: self._registry.is_ready(name) for name in self._registry.names}
         states[""] = states[self._service] = self._registry.ready
         for name, ready in states.items():
             if self._told.get(name) == ready:
                 continue
             self._told[name] = ready
-            state = (
-                health_pb2.HealthCheckResponse.SERVING
-                if ready
-                else health_pb2.HealthCheckResponse.NOT_SERVING
-            )
-            await self.servicer.set(name, state)
+            self.servicer.set(name, serving=ready)
             log.info("health", extra={"service": name, "serving": ready})

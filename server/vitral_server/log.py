@@ -19,6 +19,9 @@ from vitral_server.reply import Frame
 
 log = logging.getLogger(__name__)
 
+_REASON = 500
+"""Most characters of an error in a request's line: a caller's own words may be in it."""
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -66,7 +69,7 @@ def request_line(event: str, **fields: Any) -> Iterator[RequestLine]:
         yield line
     except VitralError as error:
         code = error.code.name
-        line.fields["reason"] = str(error)
+        line.fields["reason"] = str(error)[:_REASON]
         raise
     except asyncio.CancelledError:
         code = "CANCELLED"

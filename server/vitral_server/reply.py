@@ -24,6 +24,9 @@ from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import model_pb2, tensor_pb2
 from vitral_server.call import Wanted
 
+_MESSAGE = 400
+"""Most characters of an image error's message on the wire."""
+
 
 @dataclass(frozen=True)
 class Frame:
@@ -124,6 +127,7 @@ class Assembly:
             timings,
             failed=sum(isinstance(slot, ImageError) for slot in self._slots),
         )
+        self._slots.clear()  # the frame holds all that was in them
         self._post(_resolve, frame)
 
     def _post(self, settle: Callable[[asyncio.Future[Frame], Any], None], value: object) -> None:
@@ -141,7 +145,8 @@ class Assembly:
         for slot in self._slots:
             if isinstance(slot, ImageError):
                 code: int = slot.code.value[0]
-                reply.results.add(error=pb.ItemError(code=code, reason=slot.cause, message=str(slot)))
+                said = str(slot)[:_MESSAGE]
+                reply.results.add(error=pb.ItemError(code=code, reason=slot.cause, message=said))
                 continue
             result = reply.results.add(grid=grid)
             for wanted, array in zip(self._wanted, slot or (), strict=True):
@@ -149,6 +154,11 @@ class Assembly:
                 payload += 1
         reply.timings.CopyFrom(pb.Timings(**timings.__dict__))
         return reply.SerializeToString()
+
+
+def header_bytes(wanted: Sequence[Wanted], images: int) -> int:
+    """Room for everything in a reply that is no payload; an error's message is cut to fit it."""
+    return 1024 + images * max(2 * _MESSAGE, sum(96 + len(want.name) for want in wanted))
 
 
 def reply_bytes(spec: model_pb2.ModelSpec, wanted: Sequence[Wanted], images: int) -> int:

@@ -13,23 +13,31 @@ from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_server.call import Door, EmbedCall, Picture, Wanted
 
+_MAX_OUTPUTS = 64
 _DTYPES = (tensor_pb2.DATA_TYPE_FLOAT32, tensor_pb2.DATA_TYPE_FLOAT16)
 
 
-def parse(message: bytes) -> EmbedCall:
-    """Reads a request.
+def parse(message: bytes, *, max_items: int) -> EmbedCall:
+    """Reads a request. What it costs is bounded by the limits, not by what the message claims.
 
     Raises:
         InvalidArgumentError: it is malformed or empty.
         UnsupportedError: it asks for what this server does not have yet; the message names it.
     """
-    header, payloads = framing.split(message)
+    # An item has at most one payload; the few other fields may stand there once.
+    header, payloads = framing.split(message, max_fields=2 * max_items + _MAX_OUTPUTS + 16)
     try:
         request = pb.EmbedRequest.FromString(header)
     except DecodeError:
         raise InvalidArgumentError(f"malformed EmbedRequest of {len(message)} bytes") from None
     if not request.items:
         raise InvalidArgumentError("the request has no items")
+    if len(request.items) > max_items:
+        raise InvalidArgumentError(f"the request has {len(request.items)} images; the limit is {max_items}")
+    if len(request.outputs) > _MAX_OUTPUTS:
+        raise InvalidArgumentError(
+            f"the request names {len(request.outputs)} outputs; the limit is {_MAX_OUTPUTS}"
+        )
     if request.HasField("reply"):
         raise UnsupportedError("replies through shared memory (EmbedRequest.reply) are not served yet")
     return EmbedCall(

@@ -8,16 +8,17 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import wraps
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import grpc
+from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
-from vitral.errors import ServerError, UnsupportedError, VitralError, trailers
+from vitral.errors import InvalidArgumentError, ServerError, UnsupportedError, VitralError, trailers
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral_server import describe
-from vitral_server.admission import Admission
+from vitral_server.admission import Admission, Permit
 from vitral_server.config import ServerConfig
 from vitral_server.embed import Embedder
 from vitral_server.log import RequestLine, request_line
@@ -30,30 +31,33 @@ NAME = "vitral.v1.EmbeddingService"
 """Full name of the service."""
 
 Context = aio.ServicerContext[Any, Any]
-Reply = TypeVar("Reply")
-_Method = Callable[["EmbeddingService", Any, Context], Awaitable[Reply]]
-_Logged = Callable[["EmbeddingService", Any, Context, RequestLine], Awaitable[Reply]]
+_Method = Callable[["EmbeddingService", bytes, Context], Awaitable[bytes]]
+_Logged = Callable[["EmbeddingService", bytes, Context, RequestLine], Awaitable[bytes]]
+_Message = TypeVar("_Message", bound=Message)
+
+_TEXT_BYTES = 4_000
+"""Room for an error's text in the trailers, percent-encoded; gRPC cuts a call off at about 16 KB of them."""
 
 
-def answers(method: _Logged[Reply]) -> _Method[Reply]:
+def answers(method: _Logged) -> _Method:
     """Writes one log line a call, and turns errors into status.
 
     vitral's own errors have theirs by the table; unknown ones become INTERNAL with an id.
     """
 
     @wraps(method)
-    async def answer(self: EmbeddingService, request: Any, context: Context) -> Reply:
+    async def answer(self: EmbeddingService, message: bytes, context: Context) -> bytes:
+        failure: VitralError
         try:
             with request_line(method.__name__, peer=context.peer()) as line:
-                return await method(self, request, context, line)
+                return await method(self, message, context, line)
         except VitralError as error:
-            await _abort(context, error)
+            failure = error
         except Exception:
             number = uuid4().hex[:12]
             log.exception("internal error", extra={"error_id": number})
-            await _abort(
-                context, ServerError(f"internal error; the server's log explains it under id {number}")
-            )
+            failure = ServerError(f"internal error; the server's log explains it under id {number}")
+        return _refuse(context, failure)
 
     return answer
 
@@ -70,54 +74,58 @@ class EmbeddingService:
     @answers
     async def embed(self, message: bytes, context: Context, line: RequestLine) -> bytes:
         """Embed."""
-        self._accept(context)
-        call = parse(message)
-        served, frame = await self._embedder.embed(call, seconds=self._seconds(context))
+        permit = self._accept(context)
+        call = parse(message, max_items=self._config.max_items)
+        served, frame = await self._embedder.embed(call, permit=permit, seconds=self._seconds(context))
         line.answered(served, call, frame)
         return frame.message
 
-    async def embed_stream(self, requests: AsyncIterator[Any], context: Context) -> None:
+    async def embed_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """EmbedStream."""
-        await _abort(context, UnsupportedError("EmbedStream is not served yet; Embed is"))
+        _refuse(context, UnsupportedError("EmbedStream is not served yet; Embed is"))
 
     @answers
-    async def list_models(
-        self, request: pb.ListModelsRequest, context: Context, line: RequestLine
-    ) -> pb.ListModelsResponse:
+    async def list_models(self, message: bytes, context: Context, line: RequestLine) -> bytes:
         """ListModels."""
-        return pb.ListModelsResponse(models=map(describe.model, self._registry.models))
+        _read(pb.ListModelsRequest, message)
+        found = self._registry.models
+        return pb.ListModelsResponse(models=map(describe.model, found)).SerializeToString()
 
     @answers
-    async def get_model(
-        self, request: pb.GetModelRequest, context: Context, line: RequestLine
-    ) -> pb.GetModelResponse:
+    async def get_model(self, message: bytes, context: Context, line: RequestLine) -> bytes:
         """GetModel."""
-        return pb.GetModelResponse(model=describe.model(self._registry.find(request.model, request.version)))
+        request = _read(pb.GetModelRequest, message)
+        found = self._registry.find(request.model, request.version)
+        return pb.GetModelResponse(model=describe.model(found)).SerializeToString()
 
     @answers
-    async def get_server_info(
-        self, request: pb.GetServerInfoRequest, context: Context, line: RequestLine
-    ) -> pb.GetServerInfoResponse:
+    async def get_server_info(self, message: bytes, context: Context, line: RequestLine) -> bytes:
         """GetServerInfo."""
-        return describe.server(self._config)
+        _read(pb.GetServerInfoRequest, message)
+        return describe.server(self._config).SerializeToString()
 
     def handlers(self) -> grpc.GenericRpcHandler:
-        """The methods under their names, with the serialisers that fit them."""
-        methods = {
-            "Embed": grpc.unary_unary_rpc_method_handler(self.embed),
+        """The methods under their names. All take and give bytes: a malformed message is ours to answer."""
+        plain = grpc.unary_unary_rpc_method_handler
+        methods: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+            "Embed": plain(self.embed),
             "EmbedStream": grpc.stream_stream_rpc_method_handler(self.embed_stream),
-            "ListModels": _plain(self.list_models, pb.ListModelsRequest),
-            "GetModel": _plain(self.get_model, pb.GetModelRequest),
-            "GetServerInfo": _plain(self.get_server_info, pb.GetServerInfoRequest),
+            "ListModels": plain(self.list_models),
+            "GetModel": plain(self.get_model),
+            "GetServerInfo": plain(self.get_server_info),
         }
         return grpc.method_handlers_generic_handler(NAME, methods)
 
-    def _accept(self, context: Context) -> None:
-        self._admission.arrive()
-        context.add_done_callback(self._left)  # type: ignore[arg-type]  # the stubs want a class
+    def _accept(self, context: Context) -> Permit:
+        """Counts the call until its reply has gone out, however it ends."""
+        permit = self._admission.arrive()
 
-    def _left(self, _: Any) -> None:
-        self._admission.leave()
+        def done(_: Any) -> None:
+            permit.end()
+            self._admission.leave()
+
+        context.add_done_callback(done)  # type: ignore[arg-type]  # the stubs want a class
+        return permit
 
     def _seconds(self, context: Context) -> float:
         """Seconds left of the caller's own deadline, which is the queue's deadline too."""
@@ -125,14 +133,30 @@ class EmbeddingService:
         return self._config.timeout if left is None else max(0.0, left)
 
 
-def _plain(method: Any, request: Any) -> Any:
-    return grpc.unary_unary_rpc_method_handler(
-        method,
-        request_deserializer=request.FromString,
-        response_serializer=lambda reply: reply.SerializeToString(),
-    )
+def _read(kind: type[_Message], message: bytes) -> _Message:
+    try:
+        return kind.FromString(message)
+    except DecodeError:
+        raise InvalidArgumentError(f"malformed {kind.__name__} of {len(message)} bytes") from None
 
 
-async def _abort(context: Context, error: VitralError) -> NoReturn:
-    await context.abort(error.code, str(error)[:2000], trailers(error))
-    raise AssertionError("abort returns")
+def _refuse(context: Context, error: VitralError) -> bytes:
+    """Ends a call with the error's status.
+
+    Not by `abort`, which raises: grpc keeps what it raised, and its traceback keeps the whole request.
+    """
+    error.__traceback__ = error.__cause__ = error.__context__ = None
+    context.set_code(error.code)
+    context.set_details(_cut(str(error)))
+    context.set_trailing_metadata(trailers(error))
+    return b""
+
+
+def _cut(text: str) -> str:
+    """The text as far as it fits the trailers, where a byte outside ASCII takes three."""
+    room = _TEXT_BYTES
+    for index, letter in enumerate(text):
+        room -= 1 if " " <= letter <= "~" and letter != "%" else 3 * len(letter.encode(errors="replace"))
+        if room < 0:
+            return text[:index] + "..."
+    return text
