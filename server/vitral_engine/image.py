@@ -68,9 +68,8 @@ def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageError(f"image mode {image.mode} cannot be turned into 8-bit RGB faithfully", cause="mode")
     # Inside a scan the two bytes cannot stand, so that this counts scans, and those of embedded previews.
     if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
-        raise ImageError(
-            f"JPEG of {len(data)} bytes has {scans} scans, over the limit of {MAX_SCANS}", cause="corrupt"
-        )
+        message = f"JPEG of {len(data)} bytes has {scans} scans, over the limit of {MAX_SCANS}"
+        raise ImageError(message, cause="corrupt")
     return image
 
 

@@ -76,9 +76,8 @@ class Intake:
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
             raise ImageError(f"pixels are {said}; H x W x 3 uint8 is needed", cause="shape")
         if max(array.shape) > images.MAX_SIDE:
-            raise ImageError(
-                f"pixels are {said}, a side over the limit of {images.MAX_SIDE}", cause="too_many_pixels"
-            )
+            message = f"pixels are {said}, a side over the limit of {images.MAX_SIDE}"
+            raise ImageError(message, cause="too_many_pixels")
         if array.shape[0] * array.shape[1] > self._max_pixels:
             message = f"pixels are {said}, over the limit of {self._max_pixels} pixels"
             raise ImageError(message, cause="too_many_pixels")
@@ -111,9 +110,8 @@ class Intake:
         try:
             resized = preprocessor.resize(rgb)
         except (MemoryError, ValueError) as error:
-            raise ImageError(
-                f"image cannot be resized: {error or 'out of memory'}", cause="too_many_pixels"
-            ) from None
+            message = f"image cannot be resized: {error or 'out of memory'}"
+            raise ImageError(message, cause="too_many_pixels") from None
         array: Array = resized if graph.input.folded else preprocessor.normalise(resized)
         return Row(array, decode_ms, (perf_counter() - start) * 1e3)
 

@@ -42,9 +42,8 @@ class JsonFormatter(logging.Formatter):
 
 
 def _wanted(record: logging.LogRecord) -> bool:
-    """All but grpc's traceback for a health watcher that was not reading when its stream ended."""
-    text = record.getMessage()
-    return not ("ExecuteBatchError" in text and "/grpc.health.v1.Health/Watch" in text)
+    """All but grpc's traceback for a caller that was gone, or not reading, when its call ended."""
+    return not record.getMessage().startswith("ExecuteBatchError raised in core")
 
 
 @dataclass
