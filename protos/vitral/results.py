@@ -29,7 +29,8 @@ class Embedding:
     """The tensors of one image.
 
     Attributes:
-        outputs: output name to array, without a batch axis; (N, D) for token sequences. Read-only.
+        outputs: output name to array, without a batch axis; (N, D) for token sequences. From a client they
+            are read-only views of the reply, from the engine copies that are the caller's own.
         grid: rows and columns of the patch grid.
         spec: the model's spec.
         version: folder name of the version that answered.
