@@ -16,7 +16,7 @@ from client_wire import Wire, expected, serve
 from safetensors import safe_open
 
 from vitral.v1 import embedding_service_pb2 as pb
-from vitral_client import cli
+from vitral_client import AsyncClient, Client, cli
 
 
 @pytest.fixture
@@ -56,15 +56,28 @@ def test_json_names_errors_and_figures_and_exits_1(wire: Wire, pictures: list[st
     assert "vitral: bad.jpg: the file ends after 3 bytes" in printed.err
 
 
-def test_npy_holds_the_good_ones_stacked(wire: Wire, pictures: list[str], tmp_path: Path, capsys) -> None:
+def test_npy_holds_all_stacked(wire: Wire, pictures: list[str], tmp_path: Path, capsys) -> None:
     target = tmp_path / "out.npy"
-    assert cli.main(["embed", *pictures, "-o", str(target)]) == 1
+    assert cli.main(["embed", *pictures[:2], "-o", str(target)]) == 0
     array = np.load(target)
     np.testing.assert_array_equal(array, np.stack([expected(b"first"), expected(b"second")]))
-    assert "2 of 3 images" in capsys.readouterr().out
+    assert "2 of 2 images" in capsys.readouterr().out
     assert cli.main(["embed", *pictures[:2], "--outputs", "patch_embeddings,extra", "-o", str(target)]) == 1
     assert "one output, not 2" in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out.npy"]
+
+
+def test_npy_is_not_written_when_an_image_failed(
+    wire: Wire, pictures: list[str], tmp_path: Path, capsys
+) -> None:
+    assert cli.main(["embed", *pictures, "-o", str(tmp_path / "out.npy")]) == 1
+    printed = capsys.readouterr()
+    assert not printed.out
+    assert "bad.jpg: the file ends" in printed.err
+    assert "1 of 3 images failed, and rows of a .npy have no names; use .npz or .safetensors" in printed.err
+    assert cli.main(["embed", *pictures, "-o", str(tmp_path / "out.npz")]) == 1
+    assert "2 of 3 images" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "out.npz"]
 
 
 def test_npz_and_safetensors_hold_every_image_and_output(
@@ -154,6 +167,18 @@ def test_health_exits_0_only_when_serving(wire: Wire, capsys) -> None:
 def test_usage_errors_exit_2(args: list[str], capsys) -> None:
     assert cli.main(args) == 2
     assert capsys.readouterr().err
+
+
+def test_a_timeout_that_is_no_number_is_said_plainly(capsys) -> None:
+    assert cli.main(["health", "--timeout", "abc"]) == 2
+    assert "argument --timeout: invalid seconds value: 'abc'" in capsys.readouterr().err
+
+
+def test_help_says_that_bfloat16_may_be_missing(capsys) -> None:
+    assert cli.main(["embed", "--help"]) == 0
+    assert "servers may not have bfloat16 yet" in " ".join(capsys.readouterr().out.split())
+    for client in (Client, AsyncClient):
+        assert "those of this release serve the other two only" in str(client.embed.__doc__)
 
 
 def test_failures_are_one_line_and_exit_1(pictures: list[str], tmp_path: Path, capsys) -> None:

@@ -84,6 +84,38 @@ async def test_an_unreachable_server_fails_soon_and_is_named() -> None:
     assert time.monotonic() - start < 6
 
 
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [
+        (grpc.StatusCode.UNIMPLEMENTED, vitral_client.UnsupportedError),
+        (grpc.StatusCode.UNKNOWN, vitral_client.ServerError),
+    ],
+)
+def test_words_that_are_not_the_servers_own_come_with_its_address(
+    client: Client, wire: Wire, code, error
+) -> None:
+    # What gRPC makes of a proxy, or of another peer that speaks HTTP/2.
+    details = "Received http2 header with status: 404"
+    wire.on_embed = lambda _, context: context.abort(code, details)
+    with pytest.raises(error, match=f"the call to {wire.address} failed: {details}"):
+        client.embed(b"x")
+
+
+def test_a_peer_that_speaks_another_protocol_is_named() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as peer:
+        address = f"127.0.0.1:{peer.getsockname()[1]}"
+
+        def answer() -> None:
+            connection, _ = peer.accept()
+            with connection:
+                connection.recv(1024)
+                connection.sendall(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with Client(address, timeout=5) as client, pytest.raises(vitral_client.VitralError, match=address):
+            client.models()
+
+
 def test_unavailable_is_retried_also_for_a_large_image(client: Client, wire: Wire) -> None:
     def drain_once(request: pb.EmbedRequest, context: grpc.ServicerContext) -> None:
         if len(wire.requests) < 3:

@@ -180,6 +180,12 @@ def test_oversize_is_refused_before_sending(client: Client, wire: Wire) -> None:
     ):
         client.embed(bytes(size))
     half = np.zeros((1, size // 6 + 1, 3), np.uint8)
-    with pytest.raises(vitral_client.TooLargeError, match=f"2 images takes at least {2 * half.nbytes} bytes"):
+    with pytest.raises(
+        vitral_client.TooLargeError, match=f"first 2 of 3 images takes at least {2 * half.nbytes} "
+    ):
         client.embed([half, half, half])
+    with pytest.raises(vitral_client.TooLargeError, match="of the first 2 of the images takes"):
+        client.embed(half for _ in range(3))
+    with pytest.raises(vitral_client.TooLargeError, match="a request of 2 images takes"):
+        client.embed([half, half])
     assert not wire.requests

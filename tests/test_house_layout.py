@@ -64,6 +64,7 @@ def test_every_room_has_its_packages_and_no_others(folder: str) -> None:
         "README.ko.md",
         "docs/architecture.md",
         "docs/performance.md",
+        "docs/verification.md",
         ".ci/run",
         "examples/demo.py",
         "protos/vitral/v1/embedding_service.proto",
@@ -115,7 +116,10 @@ def test_the_first_line_of_each_readme_leads_to_the_other() -> None:
         assert f"]({other.name})" in path.read_text(encoding="utf-8").splitlines()[0]
 
 
-@pytest.mark.parametrize("path", ["README.md", "README.ko.md", "docs/architecture.md", "docs/performance.md"])
+@pytest.mark.parametrize(
+    "path",
+    ["README.md", "README.ko.md", "docs/architecture.md", "docs/performance.md", "docs/verification.md"],
+)
 def test_links_and_named_files_exist(path: str) -> None:
     page = ROOT / path
     text = page.read_text(encoding="utf-8")
@@ -124,6 +128,16 @@ def test_links_and_named_files_exist(path: str) -> None:
 
     assert [link for link in links if not (page.parent / link).exists()] == []
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_both_readmes_lead_to_every_page() -> None:
+    pages = sorted(page.relative_to(ROOT).as_posix() for page in (ROOT / "docs").glob("*.md"))
+
+    for path in READMES:
+        text = path.read_text(encoding="utf-8")
+        assert [page for page in pages if f"]({page})" not in text] == []
+        assert "`Prepared`" in text
+        assert "`report.html`" in text
 
 
 def test_a_request_is_followed_through_at_most_eight_files() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vitral.errors import InvalidArgumentError, UnavailableError
 from vitral.limits import MAX_MESSAGE_BYTES
+from vitral_client import argument
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
@@ -34,10 +35,10 @@ def target(address: str) -> str:
     Names in a list are looked up once, here: gRPC resolves names only one at a time.
 
     Raises:
-        InvalidArgumentError: a part is not `host:port`.
+        InvalidArgumentError: it is no string, or a part of it is not `host:port`.
         UnavailableError: a name in a list cannot be looked up.
     """
-    if address.startswith(_SCHEMES):
+    if argument.text("address", address).startswith(_SCHEMES):
         return address
     parts = [_split(part.strip()) for part in address.split(",")]
     if len(parts) == 1:

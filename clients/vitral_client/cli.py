@@ -127,7 +127,7 @@ def _report(results: dict[str, Embedding | ImageError], args: argparse.Namespace
             note = first.spec.source.weights_note or show.RANDOM
             print(f"vitral: model {first.model} has {note}: it was never trained", file=sys.stderr)
         if args.output is not None:
-            save.save(args.output, good)
+            save.save(args.output, results)
     file = str(args.output) if args.output is not None and good else None
     if args.json:
         show.embeddings_json(results, file)
@@ -148,7 +148,8 @@ def _parser() -> argparse.ArgumentParser:
     one.add_argument(
         "--outputs", type=_names, metavar="A,B", help="outputs; the model's defaults where absent"
     )
-    one.add_argument("--dtype", choices=DTYPES, default="float32", help="element type on the wire")
+    element = "element type on the wire; servers may not have bfloat16 yet, this release's has not"
+    one.add_argument("--dtype", choices=DTYPES, default="float32", help=element)
     one.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help=f"file to write: {', '.join(save.FORMATS)}"
     )
@@ -185,7 +186,10 @@ def _names(text: str) -> list[str]:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid seconds value: {text!r}") from None
     if not 0 < seconds < float("inf"):
         raise argparse.ArgumentTypeError(f"{text} is no positive number of seconds")
     return seconds

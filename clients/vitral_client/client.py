@@ -116,7 +116,8 @@ class Client:
                 (H, W, 3) of any size, a PIL image, or `Prepared`, a row of the model's own input.
             model: `NAME` or `NAME/VERSION`; None: the only model served.
             outputs: names of the outputs; None: the model's default outputs.
-            dtype: `float32`, `float16`, or `bfloat16`, which arrives widened to float32.
+            dtype: `float32` or `float16`; also `bfloat16`, which arrives widened to float32, from servers
+                that have it: those of this release serve the other two only.
             size: height and width, for models of dynamic size.
             timeout: seconds this call has; None: the client's.
             errors: `raise` when an image fails, or `return` the errors in the place of the results.
@@ -146,7 +147,7 @@ class Client:
         Raises:
             ModelNotFoundError: the server has no such model.
         """
-        return self._run(self._verbs.model(name or "", timeout))
+        return self._run(self._verbs.model(name, timeout))
 
     def health(self, model: str | None = None, *, timeout: float | None = None) -> Health:
         """What the server says of itself, or of one model.
@@ -155,7 +156,7 @@ class Client:
             ModelNotFoundError: the server has no such model.
             UnavailableError: no server answers.
         """
-        return self._run(self._verbs.health(model or "", timeout))
+        return self._run(self._verbs.health(model, timeout))
 
     def close(self) -> None:
         """Ends every call and closes the connection. A second time does nothing."""

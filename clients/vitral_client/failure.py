@@ -27,4 +27,6 @@ def of_call(error: grpc.RpcError, *, address: str, seconds: float) -> VitralErro
         details = f"no answer from {address} within {seconds:g} s"
     elif reason is None and code is grpc.StatusCode.UNAVAILABLE:
         details = f"no server answers at {address}: {details}"
+    elif reason is None and details:
+        details = f"the call to {address} failed: {details}"
     return from_status(code, details or f"{address} ended the call with {code.name}", reason)

@@ -32,9 +32,11 @@ def check_request(service: str) -> bytes:
     name = service.encode()
     if not name:
         return b""
-    low, high = len(name) & 0x7F, len(name) >> 7
-    size = bytes([low | 0x80, high]) if high else bytes([low])
-    return b"\x0a" + size + name
+    size, left = bytearray(), len(name)
+    while left > 0x7F:
+        size.append(left & 0x7F | 0x80)
+        left >>= 7
+    return b"\x0a" + bytes([*size, left]) + name
 
 
 def check_response(message: bytes) -> Health:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, TypeGuard
 
@@ -12,8 +13,10 @@ from numpy.typing import NDArray
 
 from vitral.errors import ImageError, InvalidArgumentError
 from vitral.limits import MAX_MESSAGE_BYTES
+from vitral_client.argument import kind
 
 _ORIENTATION = 0x0112
+_KINDS = "a path, bytes, a numpy array, a PIL image or Prepared"
 _PNG_ALPHA_MODES = ("1", "L", "P", "RGB")
 
 
@@ -90,6 +93,19 @@ def is_one(images: object) -> TypeGuard[Image]:
     return isinstance(images, single) or _is_pil(images)
 
 
+def listed(images: Image | Iterable[Image]) -> Iterable[Image]:
+    """The images, also where there is only one.
+
+    Raises:
+        InvalidArgumentError: it is neither an image nor a collection.
+    """
+    if is_one(images):
+        return [images]
+    if not isinstance(images, Iterable):
+        raise InvalidArgumentError(f"images is one or several, each {_KINDS}, not {kind(images)}")
+    return images  # type: ignore[return-value]  # TypeGuard narrows one way only
+
+
 def load(image: Image) -> Content:
     """What is sent of an image.
 
@@ -107,10 +123,7 @@ def load(image: Image) -> Content:
         return _read(image)
     if _is_pil(image):
         return _from_pil(image)
-    kinds = "a path, bytes, a numpy array, a PIL image or Prepared"
-    raise InvalidArgumentError(
-        f"an image is {kinds}, not {type(image).__module__}.{type(image).__qualname__}"
-    )
+    raise InvalidArgumentError(f"an image is {_KINDS}, not {kind(image)}")
 
 
 def _read(path: str | os.PathLike[str]) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +13,7 @@ from vitral.limits import MAX_MESSAGE_BYTES
 from vitral.tensors import Array
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
+from vitral_client import argument
 from vitral_client.image import Content, Image, Pixels, Prepared, load
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -38,11 +39,9 @@ class Wish:
     fingerprint: str = ""
 
     def __post_init__(self) -> None:
-        """Checks dtype and size."""
+        """Checks dtype."""
         if self.dtype not in DTYPES:
             raise InvalidArgumentError(f"dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise InvalidArgumentError(f"size is (height, width), both at least 1, not {self.size!r}")
 
 
 def wish(
@@ -52,9 +51,18 @@ def wish(
     size: tuple[int, int] | None,
     fingerprint: str | None,
 ) -> Wish:
-    """The wish in the arguments of `embed`."""
-    names = (outputs,) if isinstance(outputs, str) else tuple(outputs or ())
-    return Wish(model or "", names, dtype, size, fingerprint or "")
+    """The wish in the arguments of `embed`.
+
+    Raises:
+        InvalidArgumentError: an argument of another type, or out of range.
+    """
+    return Wish(
+        model=argument.optional_text("model", model),
+        outputs=argument.texts("outputs", outputs),
+        dtype=dtype,
+        size=argument.size(size),
+        fingerprint=argument.optional_text("expect_fingerprint", fingerprint),
+    )
 
 
 @dataclass(frozen=True)
@@ -100,7 +108,7 @@ def build(images: Iterable[Image], wish: Wish) -> Request:
         contents[index] = content
         total += len(content) if isinstance(content, bytes) else content.array.nbytes
         if total > MAX_MESSAGE_BYTES:
-            raise _too_large(total, len(contents))
+            raise _too_large(total, index + 1, len(images) if isinstance(images, Sized) else None)
     message = _frame(list(contents.values()), wish) if contents else b""
     return Request(message=message, sent=tuple(contents), failed=failed)
 
@@ -123,7 +131,7 @@ def _frame(contents: Sequence[Content], wish: Wish) -> bytes:
     header = request.SerializeToString()
     total = framing.framed_bytes(len(header), (payload.nbytes for payload in payloads))
     if total > MAX_MESSAGE_BYTES:
-        raise _too_large(total, len(contents))
+        raise _too_large(total, len(contents), len(contents))
     return framing.join(header, payloads) if payloads else header
 
 
@@ -136,7 +144,10 @@ def _fill(tensor: tensor_pb2.Tensor, content: Pixels | Prepared, payload: int) -
     return array
 
 
-def _too_large(total: int, count: int) -> TooLargeError:
-    what = f"a request of {count} images takes" if count > 1 else "a request of one image takes"
+def _too_large(total: int, count: int, given: int | None) -> TooLargeError:
+    if count == given:
+        what = f"a request of {count} images takes" if count > 1 else "a request of one image takes"
+    else:
+        what = f"a request of the first {count} of {given or 'the'} images takes"
     limit = f"over the limit of {MAX_MESSAGE_BYTES} bytes a message"
     return TooLargeError(f"{what} at least {total} bytes, {limit}")

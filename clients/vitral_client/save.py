@@ -9,7 +9,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from vitral.errors import InvalidArgumentError
+from vitral.errors import ImageError, InvalidArgumentError
 from vitral.results import Embedding
 from vitral.tensors import Array
 
@@ -30,15 +30,21 @@ def check_target(path: Path) -> None:
         raise FileNotFoundError(f"the folder of {path} does not exist")
 
 
-def save(path: Path, embeddings: Mapping[str, Embedding]) -> None:
-    """Writes the outputs of every image.
+def save(path: Path, results: Mapping[str, Embedding | ImageError]) -> None:
+    """Writes the outputs of every image that did not fail, of which there is at least one.
 
     A .npy holds one output, stacked in the order of the images; the others hold an array for each image and
     output under `IMAGE/OUTPUT`, a .safetensors model, version and fingerprint as well.
 
     Raises:
-        InvalidArgumentError: the outputs do not fit a .npy.
+        InvalidArgumentError: the outputs do not fit a .npy, or an image failed: its rows have no names, and
+            those after the failed one would be taken for others.
     """
+    embeddings = {key: result for key, result in results.items() if isinstance(result, Embedding)}
+    failed = len(results) - len(embeddings)
+    if failed and path.suffix == ".npy":
+        rows = f"{failed} of {len(results)} images failed, and rows of a .npy have no names"
+        raise InvalidArgumentError(f"{path} was not written: {rows}; use .npz or .safetensors")
     write = {".npy": _npy, ".npz": _npz, ".safetensors": _safetensors}[path.suffix]
     _replace(path, write(embeddings))
 

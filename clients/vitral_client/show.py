@@ -131,7 +131,7 @@ def _said(array: Array) -> str:
 
 
 def _json(document: object) -> None:
-    print(json.dumps(document, indent=2, ensure_ascii=False))
+    print(json.dumps(document, indent=2))
 
 
 def _table(

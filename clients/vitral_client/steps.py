@@ -24,10 +24,10 @@ from vitral.errors import (
 from vitral.results import Embedding
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1.model_pb2 import ModelSpec
-from vitral_client import health, reply
+from vitral_client import argument, health, reply
 from vitral_client.channel import Road
 from vitral_client.health import Health
-from vitral_client.image import Image, is_one
+from vitral_client.image import Image, is_one, listed
 from vitral_client.request import Request, Wish, build, split_name
 
 SERVICE = "/vitral.v1.EmbeddingService"
@@ -46,9 +46,8 @@ class Deadline:
 
     @classmethod
     def after(cls, seconds: float) -> Deadline:
-        """The deadline this far from now; refused unless it is a positive number."""
-        if not isinstance(seconds, (int, float)) or not seconds > 0:
-            raise InvalidArgumentError(f"timeout is a positive number of seconds, not {seconds!r}")
+        """The deadline this far from now; refused unless it is a positive finite number."""
+        seconds = argument.seconds(seconds)
         return cls(seconds=seconds, ends=time.monotonic() + seconds)
 
     def left(self) -> float:
@@ -104,7 +103,7 @@ class Verbs:
         if errors not in ("raise", "return"):
             raise InvalidArgumentError(f"errors is 'raise' or 'return', not {errors!r}")
         single = is_one(images)
-        several: Iterable[Image] = [images] if is_one(images) else images  # type: ignore[assignment]
+        several = listed(images)
         deadline = self._deadline(timeout)
         wish = yield from self._named_outputs(wish, deadline)
         request: Request = yield Job(partial(build, several, wish))
@@ -121,12 +120,14 @@ class Verbs:
         answer: bytes = yield Call(f"{SERVICE}/ListModels", message, deadline, Road.PLAIN)
         return list(reply.message(pb.ListModelsResponse, answer).models)
 
-    def model(self, model: str, timeout: float | None = None) -> Steps[pb.ServedModel]:
-        """One model, by `NAME` or `NAME/VERSION`."""
-        return (yield from self._get_model(model, self._deadline(timeout), Road.PLAIN))
+    def model(self, model: str | None, timeout: float | None = None) -> Steps[pb.ServedModel]:
+        """One model, by `NAME` or `NAME/VERSION`; None: the only one served."""
+        name = argument.optional_text("model", model)
+        return (yield from self._get_model(name, self._deadline(timeout), Road.PLAIN))
 
-    def health(self, model: str, timeout: float | None = None) -> Steps[Health]:
+    def health(self, model: str | None, timeout: float | None = None) -> Steps[Health]:
         """What the server says of itself or of a model."""
+        model = argument.optional_text("model", model)
         call = Call(health.CHECK, health.check_request(model), self._deadline(timeout), Road.PLAIN)
         try:
             answer: bytes = yield call
