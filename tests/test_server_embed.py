@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,8 +83,8 @@ def test_all_doors_in_one_request(client: Client, truth: Truth) -> None:
         _agrees(result, truth, path)
 
 
-def test_mixed_concurrent_batches_equal_torch(client: Client, server: Running, truth: Truth) -> None:
-    def call(number: int) -> int:
+def test_mixed_concurrent_batches_equal_torch(base_repo: Path, tmp_path: Path, truth: Truth) -> None:
+    def call(client: Client, number: int) -> int:
         random = np.random.default_rng(number)
         paths = [photographs.ALL[i] for i in random.integers(0, len(photographs.ALL), random.integers(1, 6))]
         results = client.embed(paths)
@@ -91,8 +92,13 @@ def test_mixed_concurrent_batches_equal_torch(client: Client, server: Running, t
             _agrees(result, truth, path)
         return max(result.timings.batch_size for result in results)
 
-    with ThreadPoolExecutor(12) as pool:
-        sizes = list(pool.map(call, range(60)))
+    # The delay lets the queue fill, so that requests share batches on any machine.
+    with (
+        running(base_repo, "--queue-delay-ms", "40", log=tmp_path / "log") as server,
+        Client(server.address) as client,
+        ThreadPoolExecutor(12) as pool,
+    ):
+        sizes = list(pool.map(partial(call, client), range(60)))
     assert max(sizes) > 5, "no batch held more than one request"
 
 
