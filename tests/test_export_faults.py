@@ -58,10 +58,10 @@ class Staged:
         return found
 
 
-@pytest.fixture(scope="module")
-def sound(tmp_path_factory: pytest.TempPathFactory) -> Staged:
+@pytest.fixture(scope="module", params=[16, 1], ids=["wide", "narrow"])
+def sound(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Staged:
     folder = tmp_path_factory.mktemp("sound")
-    loaded = load("patch-embedding", Options(img_size=32, patch_size=8, embed_dim=16))
+    loaded = load("patch-embedding", Options(img_size=32, patch_size=8, embed_dim=request.param))
     wrapped = Inference(loaded.module)
     spec = artifact.write_graphs(folder, wrapped, loaded, name="m", opset=20)
     return Staged(folder, spec, wrapped, verify.references_of(spec, wrapped))
@@ -100,13 +100,12 @@ def test_an_export_with_a_fault_installs_nothing(
     loaded = load("patch-embedding", Options(img_size=32, patch_size=8, embed_dim=16))
     with pytest.raises(ProofError, match=r"^structure: model"):
         build(loaded, name="m", repo=tmp_path / "models")
-    assert not list((tmp_path / "models").iterdir())
-    assert [path.name for path in (tmp_path / ".models.staging").iterdir()] == ["m.lock"]
+    assert not list(tmp_path.iterdir())
     monkeypatch.setattr(structure, "check", lambda *_: [])
     if "numbers" in CAUGHT[fault]:
         with pytest.raises(ProofError, match=r"^numbers: model"):
             build(loaded, name="m", repo=tmp_path / "models")
-        assert not list((tmp_path / "models").iterdir())
+        assert not list(tmp_path.iterdir())
 
 
 def test_a_module_whose_output_overflows_is_refused(tmp_path: Path) -> None:
@@ -132,4 +131,4 @@ def test_a_wrong_folding_rule_cannot_set_its_own_budget(
     loaded = load("patch-embedding", Options(img_size=32, patch_size=8, embed_dim=16))
     with pytest.raises(ProofError, match=r"^numbers: folding normalisation moves patch_embeddings"):
         build(loaded, name="m", repo=tmp_path / "models")
-    assert not list((tmp_path / "models").iterdir())
+    assert not list(tmp_path.iterdir())

@@ -104,7 +104,7 @@ def test_an_export_repeats_to_the_byte_in_another_folder(tmp_path: Path) -> None
         place = tmp_path / name
         place.mkdir()
         environment = os.environ | {"PYTHONHASHSEED": str(len(name))}
-        command = [sys.executable, "-m", "vitral_export.cli", *COMMAND]
+        command = [sys.executable, "-m", "vitral_export", *COMMAND]
         done = subprocess.run(
             command, cwd=place, env=environment, capture_output=True, text=True, timeout=120
         )

@@ -39,6 +39,11 @@ def test_patches_come_in_row_major_order_bit_for_bit() -> None:
         ({"embed_dim": 0}, "embed_dim must be a positive whole number, not 0"),
         ({"in_channels": -3}, "in_channels must be a positive whole number, not -3"),
         ({"patch_size": 8.0}, "patch_size must be a positive whole number, not 8.0"),
+        ({"img_size": 10**17, "patch_size": 1}, "img_size is 100000000000000000, the largest is 2147483647"),
+        ({"embed_dim": 2**31}, "embed_dim is 2147483648, the largest is 2147483647"),
+        ({"embed_dim": 2**20}, "weight of 1048576 x 3 x 16 x 16 would have 805306368 values, the most is"),
+        ({"img_size": 2**15}, "image of 3 x 32768 x 32768 would have 3221225472 values, the most is"),
+        ({"img_size": 8192, "patch_size": 1}, "tokens of 67108864 x 768 would have 51539607552 values"),
         ({"img_size": True}, "img_size must be a positive whole number, not True"),
     ],
 )

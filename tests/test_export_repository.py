@@ -6,14 +6,16 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from vitral.errors import InvalidArgumentError
+from vitral.errors import InvalidArgumentError, ProofError
 from vitral_engine.artifact import open_artifact
 from vitral_export import verify
 from vitral_export.build import Exported, build
+from vitral_export.lock import hold
 from vitral_export.repository import check_name, staging
 from vitral_export.sources import Options, load
 
@@ -26,9 +28,13 @@ def export(repo: Path, *, seed: int = 0, embed_dim: int = 16, name: str = "tiny"
 
 
 def start(repo: Path, *, seed: int) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "vitral_export.cli", "build", "patch-embedding", "--name", "tiny"]
+    command = [sys.executable, "-m", "vitral_export", "build", "patch-embedding", "--name", "tiny"]
     line = [*command, "--repo", str(repo), "--seed", str(seed), *SIZES]
     return subprocess.Popen(line, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def refused(*_: object) -> None:
+    raise ProofError("no")
 
 
 def visible(repo: Path) -> list[str]:
@@ -63,6 +69,23 @@ def test_other_weights_are_the_next_version_and_the_config_stays(repo: Path) -> 
 def test_versions_count_on_after_the_highest(repo: Path) -> None:
     (repo / "tiny" / "1").rename(repo / "tiny" / "9")
     assert export(repo, seed=1).path.name == "10"
+
+
+@pytest.mark.parametrize("damage", ["weights.bin", "manifest.json"])
+def test_a_damaged_newest_version_is_repaired_by_an_older_identity(repo: Path, damage: str) -> None:
+    assert export(repo, seed=1).path.name == "2"
+    (repo / "tiny" / "2" / damage).write_bytes(b"damaged")
+    done = export(repo)
+    assert (done.path.name, done.changed) == ("3", True)
+    assert (
+        open_artifact(repo / "tiny").spec.fingerprint == open_artifact(repo / "tiny" / "1").spec.fingerprint
+    )
+
+
+def test_an_older_identity_becomes_the_newest_again(repo: Path) -> None:
+    export(repo, seed=1)
+    assert export(repo).path.name == "3"
+    assert not export(repo).changed
 
 
 def test_a_changed_signature_is_refused(repo: Path) -> None:
@@ -140,8 +163,35 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(verify, "prove", interrupted)
     with pytest.raises(KeyboardInterrupt):
         export(tmp_path / "models")
-    assert not list((tmp_path / "models").iterdir())
-    assert [path.name for path in (tmp_path / ".models.staging").iterdir()] == ["tiny.lock"]
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_refused_export_removes_what_it_made_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "here").mkdir()
+    monkeypatch.setattr(verify, "prove", refused)
+    for repo in (tmp_path / "new" / "deep" / "models", tmp_path / "here"):
+        with pytest.raises(ProofError, match="no"):
+            export(repo)
+    assert [path.name for path in tmp_path.iterdir()] == ["here"]
+
+
+def test_a_lock_that_its_holder_removed_is_taken_anew(tmp_path: Path) -> None:
+    path = tmp_path / "aside" / "m.lock"
+    inside: list[int] = []
+
+    def work(_: int) -> int:
+        with hold(path):
+            inside.append(1)
+            most = len(inside)
+            time.sleep(0.001)
+            inside.pop()
+            return most
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(work, range(200))) == {1}
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_full_disk_leaves_the_repository_as_it_was(repo: Path) -> None:
@@ -170,9 +220,9 @@ def test_killed_midway_shows_nothing_and_the_next_one_cleans_up(tmp_path: Path) 
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=30)
-    assert not list(repo.iterdir())
+    assert not repo.exists()
     assert export(repo).path.name == "1"
-    assert [path.name for path in aside.iterdir()] == ["tiny.lock"]
+    assert not aside.exists()
 
 
 def test_two_at_once_wait_for_each_other(tmp_path: Path) -> None:

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from safetensors.numpy import load_file
@@ -16,6 +19,8 @@ from vitral.v1 import tensor_pb2
 from vitral_engine.artifact import open_artifact
 from vitral_engine.device import available
 from vitral_engine.replay import demand, replay
+from vitral_export import sources
+from vitral_export.build import build
 from vitral_export.modules import PatchEmbedding
 from vitral_export.sources import Options, load
 from vitral_export.wrap import Inference
@@ -113,6 +118,101 @@ def test_weights_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None
 def test_weights_that_are_not_float32_are_refused_by_name(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match=r"projection.weight is torch.float16"):
         vitral_export.export(small().half(), name="half", repo=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preprocessing": None}, "preprocessing is auto, none or a Preprocessing, not None"),
+        (
+            {"preprocessing": {"mean": 0.5}},
+            "preprocessing is auto, none or a Preprocessing, not {'mean': 0.5}",
+        ),
+        ({"name": 5}, "name 5 is not possible"),
+        ({"repo": ""}, "the repository's name is empty"),
+    ],
+)
+def test_arguments_of_other_types_are_refused(
+    arguments: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        vitral_export.export(small(), **{"name": "m", "repo": tmp_path, **arguments})
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_module_without_numbers_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"projection\.weight is on the meta device"):
+        vitral_export.export(small().to("meta"), name="empty", repo=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (
+            nn.Conv2d(3, 16, 8, stride=4),
+            r"projection has stride \(4, 4\), that of the module's sizes is \(8, 8\)",
+        ),
+        (nn.Conv2d(3, 16, 4, stride=8), r"has kernel size \(4, 4\)"),
+        (nn.Conv2d(3, 16, 8, stride=8, padding=2), r"has padding \(2, 2\)"),
+        (nn.Conv2d(3, 16, 8, stride=8, dilation=2), r"has dilation \(2, 2\)"),
+        (nn.Conv2d(4, 16, 8, stride=8, groups=2), r"has groups 2"),
+        (nn.Conv2d(3, 12, 8, stride=8), r"has weight \(12, 3, 8, 8\)"),
+        (nn.Linear(3, 16), "is a Linear, not a Conv2d"),
+    ],
+)
+def test_a_projection_of_other_sizes_is_refused(layer: nn.Module, message: str, tmp_path: Path) -> None:
+    module = small()
+    module.projection = layer  # type: ignore[assignment]
+    with pytest.raises(UnsupportedError, match=message):
+        vitral_export.export(module, name="other", repo=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't allocate"), MemoryError("can't allocate")])
+def test_sizes_for_which_memory_is_short_are_refused(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def make(_: Options) -> nn.Module:
+        raise error
+
+    short = replace(sources.SOURCES["patch-embedding"], make=make)
+    monkeypatch.setattr(sources, "SOURCES", {"patch-embedding": short})
+    with pytest.raises(InvalidArgumentError, match=r"embed_dim=16\) cannot be made: can't allocate"):
+        load("patch-embedding", SMALL)
+
+
+@pytest.mark.parametrize("channels", [3, 1])
+@pytest.mark.parametrize("zero", [0.0, -0.0])
+def test_a_bias_of_zeros_stays_in_every_graph(channels: int, zero: float, tmp_path: Path) -> None:
+    module = small(channels)
+    nn.init.constant_(module.projection.bias, zero)  # type: ignore[arg-type]
+    done = vitral_export.export(module, name="m", repo=tmp_path)
+    assert len(done.spec.graphs) == (2 if channels == 3 else 1)
+    graph = onnx.load(done.path / "model.onnx").graph
+    assert list(graph.node[0].input) == ["pixel_values", "projection.weight", "projection.bias"]
+    bias = next(item for item in graph.initializer if item.name == "projection.bias")
+    assert onnx.numpy_helper.to_array(bias).tobytes() == np.full(16, zero, np.float32).tobytes()
+
+
+@pytest.mark.parametrize("weight", [0.0, 1.0])
+def test_weights_that_are_all_alike_are_exported(weight: float, tmp_path: Path) -> None:
+    module = small()
+    nn.init.constant_(module.projection.weight, weight)
+    nn.init.zeros_(module.projection.bias)  # type: ignore[arg-type]
+    assert vitral_export.export(module, name="m", repo=tmp_path).changed
+
+
+def test_a_projection_without_bias_is_exported(tmp_path: Path) -> None:
+    module = small()
+    module.projection = nn.Conv2d(3, 16, 8, stride=8, bias=False)
+    assert vitral_export.export(module, name="m", repo=tmp_path).changed
+
+
+@pytest.mark.parametrize("embed_dim", [1, 2])
+@pytest.mark.parametrize("seed", range(3))
+def test_outputs_of_few_features_may_cancel(embed_dim: int, seed: int, tmp_path: Path) -> None:
+    options = Options(seed=seed, img_size=16, patch_size=16, embed_dim=embed_dim)
+    assert build(load("patch-embedding", options), name="m", repo=tmp_path).changed
 
 
 class Louder(PatchEmbedding):

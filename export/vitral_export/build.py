@@ -22,7 +22,7 @@ class Exported:
     Attributes:
         path: the version folder.
         spec: its manifest.
-        changed: False where the newest version has this identity already, and nothing was written.
+        changed: False where the newest version is whole and has this identity already: nothing was written.
     """
 
     path: Path
@@ -66,13 +66,14 @@ def build(
     """Exports a loaded source; see `export`."""
     onnx_graph.check_opset(opset)
     repository.check_name(name)
+    folder = repository.check_repo(repo)
     chosen = with_preprocessing(loaded, preprocessing)
     wrapped = Inference(chosen.module)
-    with repository.staging(Path(repo), name) as stage:
+    with repository.staging(folder, name) as stage:
         spec = artifact.write_graphs(stage.folder, wrapped, chosen, name=name, opset=opset)
-        newest = stage.newest()
-        if newest is not None and newest.spec.fingerprint == spec.fingerprint:
-            return Exported(newest.folder, newest.spec, changed=False)
+        same = stage.installed(spec.fingerprint)
+        if same is not None:
+            return Exported(same.folder, same.spec, changed=False)
         stage.demand_signature(spec)
         artifact.write_proof(stage.folder, spec, verify.prove(stage.folder, spec, wrapped))
         verify.rehearse(stage.folder)

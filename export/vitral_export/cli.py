@@ -30,6 +30,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_missing(error.name or str(error)))
     except (VitralError, OSError) as error:
         return _fail(str(error))
+    except MemoryError as error:
+        return _fail(str(error) or "not enough memory")
     return 0
 
 
@@ -49,14 +51,15 @@ def _parser() -> argparse.ArgumentParser:
     verify = commands.add_parser("verify", help="replay a model's proof here; without torch")
     verify.add_argument("path", metavar="MODEL", help="REPO/NAME or REPO/NAME/VERSION")
     verify.add_argument("--source", help="repeat the whole proof against this source in PyTorch")
-    verify.add_argument("--json", action="store_true", help="every run as JSON")
+    verify.add_argument("--json", action="store_true", help="every run, and what came of --source, as JSON")
     _add_source_options(verify)
 
     inspect = commands.add_parser("inspect", help="show a model's spec and proof")
     inspect.add_argument("path", metavar="MODEL", help="REPO/NAME or REPO/NAME/VERSION")
     inspect.add_argument("--json", action="store_true", help="the manifest as JSON")
 
-    commands.add_parser("sources", help="list what can be exported")
+    sources = commands.add_parser("sources", help="list what can be exported")
+    sources.add_argument("--json", action="store_true", help="names and summaries as JSON")
     return parser
 
 
@@ -76,7 +79,3 @@ def _missing(module: str) -> str:
 def _fail(message: str, *, code: int = FAILURE) -> int:
     print(f"vitral-export: {' '.join(message.split())}", file=sys.stderr)
     return code
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,6 @@
 """What each command of `vitral-export` does.
 
-Replaying and inspecting an artifact do without torch; what needs it is imported by the command that does.
+Each imports what it needs itself: replaying does without torch, inspecting as JSON without any runtime.
 """
 
 from __future__ import annotations
@@ -10,20 +10,21 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
 
 from vitral import spec as specs
 from vitral.errors import ProofError
 from vitral_engine.artifact import Artifact, open_artifact
-from vitral_engine.device import available
-from vitral_engine.replay import demand, replay
-from vitral_export import tables
 
 if TYPE_CHECKING:
     from vitral_export.sources import Loaded
 
 
 def _build(arguments: argparse.Namespace) -> None:
+    from vitral_export import tables
     from vitral_export.build import build
 
     done = build(_loaded(arguments), name=arguments.name, repo=arguments.repo, opset=arguments.opset)
@@ -36,48 +37,81 @@ def _build(arguments: argparse.Namespace) -> None:
 
 
 def _verify(arguments: argparse.Namespace) -> None:
+    from vitral_engine.device import available
+    from vitral_engine.replay import demand, replay
+
     artifact = open_artifact(arguments.path)
     rows = replay(artifact, available())
-    if arguments.json:
-        print(json.dumps([asdict(row) | {"ok": row.ok} for row in rows], indent=1))
-    else:
+    found: dict[str, Any] = {"replay": [asdict(row) | {"ok": row.ok} for row in rows]}
+    if not arguments.json:
+        from vitral_export import tables
+
         tables.show_replay(tables.console(), rows)
-    demand(rows, model=artifact.name)
-    if arguments.source is not None:
-        _verify_against_source(arguments, artifact)
+    try:
+        demand(rows, model=artifact.name)
+        if arguments.source is not None:
+            _verify_against_source(arguments, artifact, found)
+    finally:
+        if arguments.json:
+            print(json.dumps(found, indent=1))
 
 
-def _verify_against_source(arguments: argparse.Namespace, artifact: Artifact) -> None:
+def _verify_against_source(arguments: argparse.Namespace, artifact: Artifact, found: dict[str, Any]) -> None:
+    """Repeats the proof, and adds what came of it to `found` as `source`."""
     from vitral_export.verify import prove
     from vitral_export.wrap import Inference
 
     loaded = _loaded(arguments)
-    if loaded.architecture != artifact.spec.architecture:
-        raise ProofError(f"{artifact.name} has other sizes than the source: {_sizes(artifact, loaded)}")
-    found = prove(artifact.folder, artifact.spec, Inference(loaded.module))
+    try:
+        if loaded.architecture != artifact.spec.architecture:
+            raise ProofError(f"{artifact.name} has other sizes than the source: {_unlike(artifact, loaded)}")
+        figures = prove(artifact.folder, artifact.spec, Inference(loaded.module)).proof.figures
+    except ProofError as error:
+        found["source"] = {"name": arguments.source, "agreed": False, "problem": str(error)}
+        raise
+    told = [json_format.MessageToDict(item, preserving_proto_field_name=True) for item in figures]
+    found["source"] = {"name": arguments.source, "agreed": True, "figures": told}
     if not arguments.json:
-        figures = found.proof.figures
         worst = max(item.rel_l2 / item.rel_l2_budget for item in figures)
         print(f"agrees with {arguments.source} in PyTorch: structure equal, numbers at {worst:.0%} of budget")
 
 
-def _sizes(artifact: Artifact, loaded: Loaded) -> str:
-    texts = (" ".join(str(item).split()) for item in (artifact.spec.architecture, loaded.architecture))
-    return " against ".join(texts)
+def _unlike(artifact: Artifact, loaded: Loaded) -> str:
+    """The sizes that differ, each with both values."""
+    mine, its = artifact.spec.architecture, loaded.architecture
+    pairs = [(key, getattr(mine, key), getattr(its, key)) for key in mine.DESCRIPTOR.fields_by_name]
+    return ", ".join(
+        f"{key} {_size(one)} against {_size(other)}" for key, one, other in pairs if one != other
+    )
+
+
+def _size(value: object) -> str:
+    """`224 x 224` of a height and a width; anything else as it is."""
+    if isinstance(value, Message):
+        return " x ".join(str(number) for _, number in value.ListFields()) or "none"
+    return str(value)
 
 
 def _inspect(arguments: argparse.Namespace) -> None:
     artifact = open_artifact(arguments.path)
     if arguments.json:
         print(specs.to_json(artifact.spec), end="")
-    else:
-        tables.show_spec(tables.console(), artifact.spec, path=arguments.path)
+        return
+    from vitral_export import tables
+
+    tables.show_spec(tables.console(), artifact.spec, path=arguments.path)
 
 
-def _sources(_: argparse.Namespace) -> None:
+def _sources(arguments: argparse.Namespace) -> None:
     from vitral_export.sources import SOURCES
 
-    tables.show_pairs(tables.console(), [(kind.name, kind.summary) for kind in SOURCES.values()])
+    known = [(kind.name, kind.summary) for kind in SOURCES.values()]
+    if arguments.json:
+        print(json.dumps([{"name": name, "summary": summary} for name, summary in known], indent=1))
+        return
+    from vitral_export import tables
+
+    tables.show_pairs(tables.console(), known)
 
 
 def _loaded(arguments: argparse.Namespace) -> Loaded:

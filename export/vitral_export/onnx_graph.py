@@ -12,6 +12,8 @@ from typing import Any
 
 import onnx
 import torch
+from onnx import numpy_helper
+from torch import nn
 
 from vitral.errors import InvalidArgumentError, ProofError
 from vitral_export import weights
@@ -67,6 +69,7 @@ def export(wrapped: Inference, loaded: Loaded, *, opset: int) -> onnx.ModelProto
     assert program is not None
     model = program.model_proto
     _clean(model)
+    _restore_biases(model.graph, wrapped.module)
     return model
 
 
@@ -135,6 +138,26 @@ def _rename_weights(graph: onnx.GraphProto) -> None:
         info.name = new.get(info.name, info.name)
     for node in graph.node:
         node.input[:] = [new.get(name, name) for name in node.input]
+
+
+def _restore_biases(graph: onnx.GraphProto, module: nn.Module) -> None:
+    """Gives convolutions back the biases that torch's exporter drops where they are all zero.
+
+    Left out they give the same numbers, but another graph: whatever the weights, it has to be the module's.
+    """
+    parameters = dict(module.named_parameters())
+    held = {item.name for item in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "Conv" or len(node.input) != 2:
+            continue
+        owner, dot, leaf = node.input[1].rpartition(".")
+        name = f"{owner}{dot}bias"
+        if leaf != "weight" or name not in parameters:
+            continue
+        if name not in held:
+            graph.initializer.append(numpy_helper.from_array(parameters[name].detach().numpy(), name))
+            held.add(name)
+        node.input.append(name)
 
 
 def _scope(node: onnx.NodeProto) -> str:

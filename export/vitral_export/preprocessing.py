@@ -54,11 +54,9 @@ def choose(
     Raises:
         InvalidArgumentError: the numbers asked for do not fit the module, or mean nothing.
     """
-    if choice == "auto":
-        return own
-    if choice == "none":
-        return None
-    if isinstance(choice, str):
+    if isinstance(choice, str) and choice in ("auto", "none"):
+        return own if choice == "auto" else None
+    if not isinstance(choice, pb.Preprocessing):
         raise InvalidArgumentError(f"preprocessing is auto, none or a Preprocessing, not {choice!r}")
     if own is None:
         raise InvalidArgumentError("preprocessing gives 3 channels, which the module does not take")

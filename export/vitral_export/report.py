@@ -20,16 +20,20 @@ from vitral_export.numbers import Run
 FILE = "report.html"
 """Name of the file in the version folder."""
 
+_SHOWN = 448  # pixels a picture is enlarged to, less than the page's 34rem so that the gaps fit
+
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222;
   max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { margin-bottom: 0; } h2 { margin-top: 2.2rem; } small, .quiet { color: #666; }
+h1 { margin-bottom: 0; overflow-wrap: anywhere; } h2 { margin-top: 2.2rem; } small, .quiet { color: #666; }
 .loud { background: #fff3cd; border-left: .4rem solid #e0a800; padding: .6rem 1rem; font-weight: 600; }
 .wide { overflow-x: auto; } table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid #ddd; white-space: nowrap; }
+.facts th { vertical-align: top; } .facts td { white-space: normal; overflow-wrap: anywhere; }
 .bar { background: #eee; width: 8rem; height: .7rem; }
 .bar i { display: block; height: 100%; background: #2a7f62; }
-img { width: 100%; max-width: 34rem; image-rendering: pixelated; background: #fff; } code { font-size: .9em; }
+img { width: 100%; max-width: 34rem; image-rendering: pixelated; background: #fff; }
+code { font-size: .9em; overflow-wrap: anywhere; }
 """
 
 
@@ -96,8 +100,10 @@ def _axes(axes: Sequence[pb.Axis]) -> str:
 
 def _photograph(spec: pb.ModelSpec, pixels: NDArray[np.uint8]) -> str:
     patch = spec.architecture.patch_size
+    times = max(1, _SHOWN // max(pixels.shape[:2]))  # a gap in a small picture would be as wide as a patch
+    large = pixels.repeat(times, axis=0).repeat(times, axis=1)
     buffer = io.BytesIO()
-    Image.fromarray(exploded(pixels, patch.height, patch.width)).save(buffer, "PNG")
+    Image.fromarray(exploded(large, patch.height * times, patch.width * times)).save(buffer, "PNG")
     data = base64.b64encode(buffer.getvalue()).decode()
     credit = escape(spec.proof.photograph.credit)
     return (
@@ -171,7 +177,7 @@ def _kinds(runs: Sequence[Run]) -> str:
 
 def _table(pairs: Sequence[tuple[str, str]]) -> str:
     rows = "".join(f"<tr><th>{escape(key)}</th><td>{escape(value)}</td></tr>" for key, value in pairs)
-    return f'<div class="wide"><table>{rows}</table></div>'
+    return f'<table class="facts">{rows}</table>'
 
 
 def _grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

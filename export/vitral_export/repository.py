@@ -6,7 +6,6 @@ NAME is staged in a folder beside the repository; a new version is staged inside
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import re
@@ -22,6 +21,7 @@ from vitral.errors import ArtifactError, InvalidArgumentError, ModelNotFoundErro
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import triton
 from vitral_engine.artifact import Artifact, open_artifact, versions
+from vitral_export import lock
 
 log = logging.getLogger(__name__)
 
@@ -42,7 +42,20 @@ class Stage:
     staged: Path
     folder: Path
 
-    def newest(self) -> Artifact | None:
+    def installed(self, fingerprint: str) -> Artifact | None:
+        """The newest version where it is whole and has this identity.
+
+        An older one does not count: the newest is what is served, and a damaged one is repaired by the next.
+        """
+        if not self.model_folder.is_dir() or not (found := versions(self.model_folder)):
+            return None
+        try:
+            newest = open_artifact(self.model_folder / str(found[-1]))
+        except (ArtifactError, ModelNotFoundError):  # the search for the signature tells of it
+            return None
+        return newest if newest.spec.fingerprint == fingerprint else None
+
+    def _newest_whole(self) -> Artifact | None:
         """The newest version that is whole; half-written and changed ones are passed over."""
         if not self.model_folder.is_dir():
             return None
@@ -59,7 +72,7 @@ class Stage:
         Raises:
             InvalidArgumentError: with both signatures.
         """
-        newest = self.newest()
+        newest = self._newest_whole()
         if newest is not None and _signature(newest.spec) != _signature(spec):
             raise InvalidArgumentError(
                 f"{spec.name} has {_signature(newest.spec)}, this export {_signature(spec)}: "
@@ -82,6 +95,7 @@ class Stage:
             final = target
         else:
             target, final = self.model_folder, self.model_folder / self.folder.name
+            target.parent.mkdir(exist_ok=True)
             _write(self.staged / triton.CONFIG, text)
         for path in (*self.staged.rglob("*"), self.staged):
             _sync(path)
@@ -96,15 +110,28 @@ def check_name(name: str) -> None:
     Raises:
         InvalidArgumentError: with the rule.
     """
-    if not _NAME.fullmatch(name):
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise InvalidArgumentError(
             f"name {name!r} is not possible: letters, digits, '.', '_' and '-', a letter or digit first"
         )
 
 
+def check_repo(repo: str | os.PathLike[str]) -> Path:
+    """The folder of the repository; refuses an empty name, which would be the working directory.
+
+    Raises:
+        InvalidArgumentError: it is empty.
+    """
+    if not os.fspath(repo):
+        raise InvalidArgumentError("the repository's name is empty: '.' is the working directory")
+    return Path(repo)
+
+
 @contextmanager
 def staging(repo: Path, name: str) -> Iterator[Stage]:
     """A stage for one export of NAME. Whatever was not installed is removed on the way out.
+
+    The repository itself is made by `Stage.install`: an export that is refused leaves none.
 
     Raises:
         InvalidArgumentError: the name is not possible, the repository is no folder, or the folder beside it
@@ -113,17 +140,15 @@ def staging(repo: Path, name: str) -> Iterator[Stage]:
     check_name(name)
     if repo.exists() and not repo.is_dir():
         raise InvalidArgumentError(f"repository {repo} is not a folder")
-    repo.mkdir(parents=True, exist_ok=True)
     repo = repo.resolve()
     aside = repo.parent / f".{repo.name}.staging"
-    aside.mkdir(exist_ok=True)
-    with _lock(aside / f"{name}.lock", name):
+    with lock.hold(aside / f"{name}.lock"):
         _remove_leftovers(aside, repo, name)
         model_folder = repo / name
         if model_folder.exists():
             root = staged = folder = model_folder / f".staging-{os.getpid()}"
         else:
-            if aside.stat().st_dev != repo.stat().st_dev:
+            if aside.stat().st_dev != (repo if repo.exists() else repo.parent).stat().st_dev:
                 raise InvalidArgumentError(
                     f"{aside} is not on the file system of {repo}: no rename is possible"
                 )
@@ -135,18 +160,6 @@ def staging(repo: Path, name: str) -> Iterator[Stage]:
             yield Stage(model_folder, staged, folder)
         finally:
             shutil.rmtree(root, ignore_errors=True)
-
-
-@contextmanager
-def _lock(path: Path, name: str) -> Iterator[None]:
-    """Holds the lock of a NAME; the kernel gives it back when the process dies."""
-    with path.open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("another export of %s is running: waiting for it", name)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _remove_leftovers(aside: Path, repo: Path, name: str) -> None:

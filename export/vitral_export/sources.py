@@ -95,10 +95,17 @@ def load(name: str, options: Options) -> Loaded:
     kind = SOURCES[name]
     with torch.random.fork_rng(devices=[]):  # the caller's generator stays where it was
         torch.manual_seed(options.seed)
-        module = kind.make(options)
+        module = _made(kind, options)
     note = f"random weights, seed {options.seed}"
     source = _source(kind, module, weights=pb.WEIGHTS_ORIGIN_RANDOM, note=note)
     return kind.describe(module, source)
+
+
+def _made(kind: Kind, options: Options) -> nn.Module:
+    try:
+        return kind.make(options)
+    except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError where memory is short
+        raise InvalidArgumentError(f"{kind.name} of {options} cannot be made: {error}") from error
 
 
 def given(module: nn.Module) -> Loaded:
@@ -106,7 +113,7 @@ def given(module: nn.Module) -> Loaded:
 
     Raises:
         UnsupportedError: modules of its class cannot be exported.
-        InvalidArgumentError: a weight is not finite or not float32.
+        InvalidArgumentError: a weight is not finite or not float32, or holds no numbers.
     """
     for kind in SOURCES.values():
         if type(module) is kind.module:  # a subclass may compute something else
@@ -118,7 +125,7 @@ def given(module: nn.Module) -> Loaded:
 
 
 def check_weights(module: nn.Module) -> None:
-    """Refuses weights that are not float32, or hold NaN or Inf.
+    """Refuses weights that are not float32, or hold NaN or Inf, or nothing.
 
     Raises:
         InvalidArgumentError: with the first such tensor.
@@ -126,6 +133,8 @@ def check_weights(module: nn.Module) -> None:
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise InvalidArgumentError(f"weight {name} is {tensor.dtype}, torch.float32 is expected")
+        if tensor.is_meta:
+            raise InvalidArgumentError(f"weight {name} is on the meta device: it holds no numbers")
         bad = int((~torch.isfinite(tensor)).sum())
         if bad:
             raise InvalidArgumentError(
@@ -147,6 +156,7 @@ def _make_patch_embedding(options: Options) -> nn.Module:
 
 def _describe_patch_embedding(module: nn.Module, source: pb.Source) -> Loaded:
     assert isinstance(module, PatchEmbedding)
+    _check_projection(module)
     size, patch = module.img_size, module.patch_size
     side = size // patch
     architecture = pb.Architecture(
@@ -173,6 +183,31 @@ def _describe_patch_embedding(module: nn.Module, source: pb.Source) -> Loaded:
         preprocessing=contracts.default(size) if module.in_channels == 3 else None,
         embedding=MappingProxyType({name: name for name, _ in module.named_parameters()}),
     )
+
+
+def _check_projection(module: PatchEmbedding) -> None:
+    """Refuses a projection that is not what the sizes say: the spec would be wrong about it.
+
+    Raises:
+        UnsupportedError: with the numbers.
+    """
+    layer: nn.Module = module.projection
+    if type(layer) is not nn.Conv2d:
+        raise UnsupportedError(f"the projection is a {type(layer).__qualname__}, not a Conv2d")
+    patch = (module.patch_size, module.patch_size)
+    pairs = {
+        "kernel size": (layer.kernel_size, patch),
+        "stride": (layer.stride, patch),
+        "padding": (layer.padding, (0, 0)),
+        "dilation": (layer.dilation, (1, 1)),
+        "groups": (layer.groups, 1),
+        "weight": (tuple(layer.weight.shape), (module.embed_dim, module.in_channels, *patch)),
+    }
+    for what, (found, needed) in pairs.items():
+        if found != needed:
+            raise UnsupportedError(
+                f"the projection has {what} {found}, that of the module's sizes is {needed}"
+            )
 
 
 def axes(**sizes: int) -> list[pb.Axis]:

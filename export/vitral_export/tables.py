@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.table import Table
@@ -10,7 +11,9 @@ from rich.table import Table
 from vitral import spec as specs
 from vitral import tensors
 from vitral.v1 import model_pb2 as pb
-from vitral_engine.replay import ReplayRow
+
+if TYPE_CHECKING:  # it imports the runtime, which a table of a spec can do without
+    from vitral_engine.replay import ReplayRow
 
 _PIPE_WIDTH = 160  # rich folds at 80 columns where there is no terminal
 

@@ -6,6 +6,12 @@ from torch import Tensor, nn
 
 from vitral.errors import InvalidArgumentError
 
+LARGEST = 2**31 - 1
+"""Largest size."""
+
+MOST = 2**29 - 1
+"""Most values of the weight, of an image, or of its tokens: in float32 they stay under 2 GiB."""
+
 
 class PatchEmbedding(nn.Module):
     """Cuts an image into square patches and projects each one to a token.
@@ -48,7 +54,7 @@ class PatchEmbedding(nn.Module):
 
 
 def check_sizes(sizes: dict[str, int]) -> None:
-    """Refuses sizes that are no positive whole numbers, and images that patches do not tile.
+    """Refuses sizes that are no positive whole numbers or too large, and images that patches do not tile.
 
     Raises:
         InvalidArgumentError: with the name and the number.
@@ -56,6 +62,8 @@ def check_sizes(sizes: dict[str, int]) -> None:
     for name, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:
             raise InvalidArgumentError(f"{name} must be a positive whole number, not {value!r}")
+        if value > LARGEST:
+            raise InvalidArgumentError(f"{name} is {value}, the largest is {LARGEST}")
     image, patch = sizes["img_size"], sizes["patch_size"]
     if image < patch:
         raise InvalidArgumentError(f"image of {image} x {image} is smaller than one {patch} x {patch} patch")
@@ -63,6 +71,15 @@ def check_sizes(sizes: dict[str, int]) -> None:
         raise InvalidArgumentError(
             f"img_size {image} is not a multiple of patch_size {patch}: {image % patch} pixels are left over"
         )
+    channels, width = sizes["in_channels"], sizes["embed_dim"]
+    counts = {
+        f"the weight of {width} x {channels} x {patch} x {patch}": width * channels * patch * patch,
+        f"an image of {channels} x {image} x {image}": channels * image * image,
+        f"the tokens of {(image // patch) ** 2} x {width}": (image // patch) ** 2 * width,
+    }
+    for what, count in counts.items():
+        if count > MOST:
+            raise InvalidArgumentError(f"{what} would have {count} values, the most is {MOST}")
 
 
 def check_images(pixel_values: Tensor, *, channels: int, size: int) -> None:
