@@ -49,7 +49,10 @@ def test_empty_tensors_and_scalars(shape: list[int]) -> None:
     ("size", "dtype", "shape", "message"),
     [
         (23, pb.DATA_TYPE_FLOAT32, [2, 3], "row 2 x 3 float32 takes 24 bytes, but 23 came"),
-        (0, pb.DATA_TYPE_FLOAT16, [1 << 40, 1 << 40], "but 0 came"),
+        (0, pb.DATA_TYPE_FLOAT16, [1 << 30, 1 << 30], "but 0 came"),
+        (0, pb.DATA_TYPE_FLOAT16, [1 << 40, 1 << 40], "extent over 2147483647"),
+        (0, pb.DATA_TYPE_UINT8, [1] * 9, "has 9 axes; the limit is 8"),
+        (0, pb.DATA_TYPE_UINT8, [0, *[(1 << 31) - 1] * 3], "impossible shape"),
         (6, pb.DATA_TYPE_UINT8, [-2, -3], "negative extent: -2 x -3"),
         (6, pb.DATA_TYPE_UNSPECIFIED, [6], "row has unspecified"),
         (6, 99, [6], "row has unknown dtype 99"),
