@@ -18,9 +18,10 @@ from vitral.v1 import model_pb2, tensor_pb2
 from vitral_engine.artifact import open_artifact
 from vitral_engine.device import place
 from vitral_engine.session import Buffers, GraphSession
+from vitral_server import embed
 from vitral_server.batcher import Batcher, BatchOptions, Ticket
-from vitral_server.call import Wanted
-from vitral_server.reply import Assembly, Frame
+from vitral_server.call import Door, Picture, Wanted
+from vitral_server.reply import Assembly, Frame, header_bytes
 
 WANTED = (Wanted("patch_embeddings", tensor_pb2.DATA_TYPE_FLOAT32),)
 
@@ -267,3 +268,18 @@ async def test_refused_images_keep_their_place(desk: Desk) -> None:
     assert [result.error.reason for result in reply.results] == ["", "format", ""]
     assert frame.failed == 1
     assert np.allclose(_arrays(frame)[1], desk.truth(_row(2)), atol=1e-6)
+
+
+async def test_a_picture_past_its_deadline_is_not_even_decoded(desk: Desk) -> None:
+    late, _ = desk.request(_row(0), seconds=-1.0)
+    with pytest.raises(DeadlineError, match="nobody waits for this image"):
+        embed._row(Picture(Door.ENCODED, b"never read"), None, late)  # type: ignore[arg-type]
+
+
+async def test_messages_of_bad_images_are_cut_in_bytes(desk: Desk) -> None:
+    assembly = Assembly(desk.spec, "1", WANTED, images=1, deadline=monotonic() + 10)
+    assembly.refuse(0, ImageError("조각" * 500, cause="format"))
+    frame = await assembly.future
+    assert len(frame.message) < header_bytes(WANTED, 1)
+    said = pb.EmbedResponse.FromString(frame.message).results[0].error.message
+    assert said == "조각" * 66 + "조"

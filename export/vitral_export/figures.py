@@ -11,7 +11,6 @@ from vitral_engine.device import CUDA
 from vitral_engine.measure import ILL_CONDITIONED, MAX_ABS_FLOOR, REL_L2_FLOOR
 from vitral_export.cases import PHOTOGRAPHS
 from vitral_export.numbers import TOLERANCE, Run
-from vitral_export.truth import NARROW
 
 FILE = "verification.json"
 """Name of the file in the version folder."""
@@ -23,7 +22,6 @@ def text(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
         "rules": {
             "relative_l2": f"at most 3 x torch float32's own + {REL_L2_FLOOR}",
             "max_abs": f"at most 3 x torch float32's own + {MAX_ABS_FLOOR} x rms of the output",
-            "narrow_outputs": f"under {NARROW} features, relative L2 may be what max abs allows",
             "tolerance_of_the_count_per_million": f"{TOLERANCE} x rms of the output",
             "ill_conditioned": f"torch float32's own relative L2 over {ILL_CONDITIONED}",
         },

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -23,13 +22,6 @@ from vitral_export.cases import Cases
 from vitral_export.fold import CENTRE, SUFFIX
 from vitral_export.operations import Weight
 from vitral_export.wrap import Inference
-
-NARROW = 16
-"""Outputs of fewer features than this are held to max abs alone.
-
-All patches of an even picture are alike. Few features may cancel to nearly nothing on a whole image, and a
-relative error of that tells nothing.
-"""
 
 
 @dataclass(frozen=True)
@@ -48,7 +40,7 @@ class Reference:
 
     def budget(self, output: str, kind: str) -> Budget:
         """What is allowed for this output on rows of this kind."""
-        return _allowed(self.torch[output, kind], self.truth[output][self.cases.kinds[kind]])
+        return budget(self.torch[output, kind])
 
 
 def reference(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Cases) -> Reference:
@@ -67,16 +59,6 @@ def reference(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Ca
     own = Reference(cases, truth, _errors(folded, truth, cases))
     _demand_folding(own, Reference(cases, truth, _errors(plain, truth, cases)))
     return own
-
-
-def _allowed(torch_float32: Errors, truth: NDArray[np.float64]) -> Budget:
-    """The budget of rows with this truth (R, ..., D); see `NARROW`."""
-    own = budget(torch_float32)
-    if truth.shape[-1] >= NARROW:
-        return own
-    lengths = np.linalg.norm(truth.reshape(len(truth), -1), axis=1)
-    shortest = float(min(lengths[lengths > 0], default=np.inf))
-    return replace(own, rel_l2=max(own.rel_l2, own.max_abs * math.sqrt(truth[0].size) / shortest))
 
 
 def _errors(

@@ -94,11 +94,6 @@ class Batcher:
             return f"a run has not returned for more than {self._options.run_timeout:g} s"
         return ""
 
-    @property
-    def waiting(self) -> int:
-        """Rows in the queue."""
-        return len(self._queue)
-
     def close(self) -> None:
         """Ends the threads when the queue is empty; does not wait for a stuck run."""
         with self._ready:

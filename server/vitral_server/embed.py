@@ -9,8 +9,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
 
-import numpy as np
-
 from vitral import spec as specs
 from vitral.errors import (
     DeadlineError,
@@ -62,7 +60,7 @@ class Embedder:
         assembly = Assembly(spec, version, plan.wanted, images=len(call.pictures), deadline=deadline)
         with _leaving(assembly):
             try:
-                async with asyncio.timeout(seconds):
+                async with asyncio.timeout_at(deadline):  # the loop's clock is monotonic() too
                     await self._feed(call, plan, assembly, permit)
                     return plan.served, await assembly.future
             except TimeoutError:
@@ -89,19 +87,16 @@ class Embedder:
         return Plan(served, engine, wanted, sessions, held_bytes=call.request_bytes + out)
 
     async def _feed(self, call: EmbedCall, plan: Plan, assembly: Assembly, permit: Permit) -> None:
-        rows = await asyncio.gather(
-            *(self._prepare(picture, plan, assembly, permit) for picture in call.pictures)
-        )
+        work = [self._prepare(picture, plan, assembly, permit) for picture in call.pictures]
+        rows = await asyncio.gather(*work)
         tickets: dict[Door, list[Ticket]] = {}
         for index, (picture, row) in enumerate(zip(call.pictures, rows, strict=True)):
             if isinstance(row, ImageError):
+                assembly.refuse(index, row)
                 continue
             assembly.stages.decode += row.decode_ms
             assembly.stages.preprocess += row.preprocess_ms
             tickets.setdefault(picture.door, []).append(Ticket(assembly, index, row.array, monotonic()))
-        for index, row in enumerate(rows):
-            if isinstance(row, ImageError):
-                assembly.refuse(index, row)
         for door, queued in tickets.items():
             plan.served.batcher_of(plan.sessions[door]).submit(queued)
 
@@ -118,7 +113,7 @@ class Embedder:
 def _row(picture: Picture, plan: Plan, assembly: Assembly) -> Row | ImageError:
     """Decodes and preprocesses one picture, in a pool thread; nothing for callers that are gone."""
     if assembly.gone or monotonic() > assembly.deadline:
-        return ImageError("nobody waits for this image any more", cause="gone")
+        raise DeadlineError("nobody waits for this image any more")
     content, graph = picture.content, plan.sessions[picture.door].graph
     try:
         if isinstance(content, ImageError):
@@ -126,7 +121,7 @@ def _row(picture: Picture, plan: Plan, assembly: Assembly) -> Row | ImageError:
         if isinstance(content, bytes):
             return plan.engine.intake.encoded(content, graph)
         if picture.door is Door.PIXELS:
-            return plan.engine.intake.pixels(np.asarray(content), graph)
+            return plan.engine.intake.pixels(content, graph)
         return plan.engine.intake.prepared(content)
     except ImageError as error:
         failure = error

@@ -10,7 +10,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any
 
@@ -25,7 +25,7 @@ from vitral.v1 import model_pb2, tensor_pb2
 from vitral_server.call import Wanted
 
 _MESSAGE = 400
-"""Most characters of an image error's message on the wire."""
+"""Most bytes of an image error's message on the wire."""
 
 
 @dataclass(frozen=True)
@@ -145,14 +145,14 @@ class Assembly:
         for slot in self._slots:
             if isinstance(slot, ImageError):
                 code: int = slot.code.value[0]
-                said = str(slot)[:_MESSAGE]
+                said = str(slot).encode()[:_MESSAGE].decode(errors="ignore")
                 reply.results.add(error=pb.ItemError(code=code, reason=slot.cause, message=said))
                 continue
             result = reply.results.add(grid=grid)
             for wanted, array in zip(self._wanted, slot or (), strict=True):
                 result.outputs.add(name=wanted.name, dtype=wanted.dtype, shape=array.shape, payload=payload)
                 payload += 1
-        reply.timings.CopyFrom(pb.Timings(**timings.__dict__))
+        reply.timings.CopyFrom(pb.Timings(**asdict(timings)))
         return reply.SerializeToString()
 
 
