@@ -8,6 +8,14 @@ import pytest
 
 from vitral_export.cli import main
 
+PRESETS = (
+    "patch-embedding",
+    "manual-patch-embedding",
+    "vit-embedding",
+    "patch-embedding-2d-position",
+    "position-embedding-2d",
+)
+
 
 @pytest.fixture(scope="session")
 def small_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -15,6 +23,16 @@ def small_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repo = tmp_path_factory.mktemp("small") / "models"
     sizes = ("--img-size", "32", "--patch-size", "8", "--embed-dim", "16")
     assert main(["build", "patch-embedding", "--name", "tiny", "--repo", str(repo), *sizes]) == 0
+    return repo
+
+
+@pytest.fixture(scope="session")
+def preset_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with every preset by its own name: image 32, patch 8, width 16, seed 0. Read only."""
+    repo = tmp_path_factory.mktemp("presets") / "models"
+    sizes = ("--img-size", "32", "--patch-size", "8", "--embed-dim", "16")
+    for name in PRESETS:
+        assert main(["build", name, "--name", name, "--repo", str(repo), *sizes]) == 0
     return repo
 
 

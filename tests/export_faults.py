@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from vitral.spec import WEIGHTS
-from vitral_export.fold import folded_conv
+from vitral_export.fold import folded_weights
 from vitral_export.preprocessing import default
 
 FLOAT, UINT8 = "model.onnx", "model_uint8.onnx"
@@ -55,13 +55,13 @@ def rows_and_columns_swapped(folder: Path) -> None:
 def wrong_mean_and_std(folder: Path) -> None:
     told = default(32)
     told.mean[:], told.std[:] = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
-    refold(folder, lambda weight, bias: folded_conv(weight, bias, told))
+    refold(folder, lambda weight, bias: folded_weights(weight, bias, told))
 
 
 def wrong_mean(folder: Path) -> None:
     told = default(32)
     told.mean[:] = [0.5, 0.5, 0.4999]
-    refold(folder, lambda weight, bias: folded_conv(weight, bias, told))
+    refold(folder, lambda weight, bias: folded_weights(weight, bias, told))
 
 
 def folded_around_127(folder: Path) -> None:

@@ -105,7 +105,15 @@ def test_sources_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sources"]) == 0
     assert "patch-embedding" in capsys.readouterr().out
     assert main(["sources", "--json"]) == 0
-    assert [item["name"] for item in json.loads(capsys.readouterr().out)] == ["patch-embedding"]
+    assert [item["name"] for item in json.loads(capsys.readouterr().out)] == [
+        "patch-embedding",
+        "manual-patch-embedding",
+        "vit-embedding",
+        "patch-embedding-2d-position",
+        "position-embedding-2d",
+        "hf:...",
+        "python:...",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -62,7 +62,7 @@ class Staged:
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Staged:
     folder = tmp_path_factory.mktemp("sound")
     loaded = load("patch-embedding", Options(img_size=32, patch_size=8, embed_dim=16))
-    wrapped = Inference(loaded.module)
+    wrapped = Inference(loaded)
     spec = artifact.write_graphs(folder, wrapped, loaded, name="m", opset=20)
     return Staged(folder, spec, wrapped, verify.references_of(spec, wrapped))
 
@@ -120,14 +120,13 @@ def test_a_wrong_folding_rule_cannot_set_its_own_budget(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both nets take the rule from one place, so the rule itself is held against the module's own form."""
-    right = fold.folded_conv
+    right = fold.folded_weights
 
-    def without_the_shift(weight: Any, bias: Any, preprocessing: pb.Preprocessing) -> Any:
-        folded, _ = right(weight, bias, preprocessing)
+    def without_the_shift(weight: Any, bias: Any, preprocessing: pb.Preprocessing, *, channels: Any) -> Any:
+        folded, _ = right(weight, bias, preprocessing, channels=channels)
         return folded, bias
 
-    monkeypatch.setattr(fold, "folded_conv", without_the_shift)
-    monkeypatch.setattr(structure, "folded_conv", without_the_shift)
+    monkeypatch.setattr(fold, "folded_weights", without_the_shift)
     loaded = load("patch-embedding", Options(img_size=32, patch_size=8, embed_dim=16))
     with pytest.raises(ProofError, match=r"^numbers: folding normalisation moves patch_embeddings"):
         build(loaded, name="m", repo=tmp_path / "models")

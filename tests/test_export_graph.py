@@ -14,7 +14,7 @@ from vitral import spec as specs
 from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral_engine.artifact import open_artifact
 from vitral_export.build import build
-from vitral_export.fold import fold, folded_conv
+from vitral_export.fold import fold, folded_weights
 from vitral_export.preprocessing import default
 from vitral_export.sources import Options, load
 
@@ -123,7 +123,7 @@ def test_folding_is_exact_where_the_numbers_are() -> None:
     weight = random.integers(-512, 512, (4, 3, 2, 2)).astype(np.float32) / 1024
     exact = default(2)
     exact.rescale_factor = 1 / 256
-    folded, bias = folded_conv(weight, None, exact)
+    folded, bias = folded_weights(weight, None, exact)
     assert np.array_equal(folded, weight / 128)  # (u / 256 - 1/2) / (1/2) = (u - 128) / 128
     assert np.array_equal(bias, np.zeros(4, np.float32))
 
@@ -133,7 +133,7 @@ def test_folding_weights_that_overflow_is_refused() -> None:
     tiny = default(1)
     tiny.std[:] = [1e-6] * 3
     with pytest.raises(InvalidArgumentError, match="overflow float32"):
-        folded_conv(weight, None, tiny)
+        folded_weights(weight, None, tiny)
 
 
 def test_padding_is_not_folded(small_repo: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.numpy import load_file
 from torch import nn
 
+import vitral_engine
 import vitral_export
 from vitral.errors import InvalidArgumentError, ProofError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
@@ -177,7 +178,7 @@ def test_sizes_for_which_memory_is_short_are_refused(
 
     short = replace(sources.SOURCES["patch-embedding"], make=make)
     monkeypatch.setattr(sources, "SOURCES", {"patch-embedding": short})
-    with pytest.raises(InvalidArgumentError, match=r"embed_dim=16\) cannot be made: can't allocate"):
+    with pytest.raises(InvalidArgumentError, match=r"embed_dim=16 cannot be made: can't allocate"):
         load("patch-embedding", SMALL)
 
 
@@ -236,10 +237,24 @@ class Louder(PatchEmbedding):
         return super().forward(pixel_values) * 2
 
 
-@pytest.mark.parametrize("module", [nn.Linear(2, 2), Louder(32, 8, 3, 16)])
-def test_other_modules_are_refused_by_name(module: nn.Module, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedError, match=f"class {type(module).__name__} cannot be exported"):
-        vitral_export.export(module, name="other", repo=tmp_path)
+def test_a_subclass_is_exported_for_what_it_computes(tmp_path: Path) -> None:
+    module = Louder(32, 8, 3, 16)
+    done = vitral_export.export(module, name="louder", repo=tmp_path)
+    assert done.spec.source.kind == "module"
+    assert done.spec.source.reference.endswith("Louder")
+    image = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    model = vitral_engine.open(done.path, device="cpu")
+    [found] = model.embed([image])
+    model.close()
+    with torch.inference_mode():
+        rows = torch.from_numpy((image.transpose(2, 0, 1)[None] / 255 - 0.5) / 0.5).float()
+        assert np.allclose(found.patches, module(rows)[0].numpy(), atol=1e-5)
+
+
+def test_a_module_that_takes_no_images_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="Linear does not take images of 3 x 224 x 224: mat1"):
+        vitral_export.export(nn.Linear(2, 2), name="other", repo=tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_high_gain_model_is_called_ill_conditioned(tmp_path: Path) -> None:
@@ -256,6 +271,6 @@ def test_a_high_gain_model_is_called_ill_conditioned(tmp_path: Path) -> None:
 
 def test_inference_mode_is_a_copy() -> None:
     module = small().train()
-    wrapped = Inference(module)
+    wrapped = Inference(sources.given(module))
     assert not wrapped.module.training
     assert wrapped.module is not module

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from pathlib import Path
 
 import numpy as np
+import onnx
 import PIL
 from numpy.typing import NDArray
 from safetensors.numpy import save
 
 from vitral import spec as specs
+from vitral.errors import UnsupportedError
 from vitral.limits import SCHEMA
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.artifact import sha256_file
 from vitral_engine.image import open_rgb
 from vitral_engine.preprocess import Preprocessor
 from vitral_export import cases, figures, fold, onnx_graph, preprocessing, report, verify
-from vitral_export.sources import Loaded
+from vitral_export.loaded import Loaded
 from vitral_export.verify import Verification
 from vitral_export.wrap import Inference
+
+log = logging.getLogger(__name__)
 
 PHOTOGRAPH = "photograph.jpg"
 """File of the golden photograph."""
@@ -39,13 +44,15 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
     model = onnx_graph.export(wrapped, loaded, opset=opset)
     graphs = {onnx_graph.FLOAT_FILE: model}
     listed = [pb.Graph(file=onnx_graph.FLOAT_FILE, input=loaded.input, outputs=outputs)]
-    if loaded.preprocessing is not None:
-        graphs[fold.UINT8_FILE] = fold.fold(model, loaded.input.name, loaded.preprocessing)
+    if loaded.preprocessing is not None and (folded := _folded(model, loaded)) is not None:
+        graphs[fold.UINT8_FILE] = folded
         pixels = fold.pixels_input(loaded.preprocessing)
         # First: of graphs that give the same outputs the engine takes the first, and this one is cheaper.
         listed.insert(0, pb.Graph(file=fold.UINT8_FILE, input=pixels, outputs=outputs))
     onnx_graph.save(folder, graphs)
-    _write_embedding(folder / specs.EMBEDDING, wrapped, loaded)
+    if loaded.embedding:
+        tensors = {key: np.ascontiguousarray(array) for key, array in sorted(loaded.embedding.items())}
+        _write(folder / specs.EMBEDDING, save(tensors))
     spec = pb.ModelSpec(
         schema=SCHEMA,
         name=name,
@@ -56,10 +63,20 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
         graphs=listed,
         preprocessing=loaded.preprocessing,
         outputs=loaded.outputs,
-        default_outputs=outputs[:1],
+        default_outputs=[item.name for item in loaded.outputs if item.trained][:1],
     )
     spec.fingerprint = specs.identity(spec, _hashes(folder))
     return spec
+
+
+def _folded(model: onnx.ModelProto, loaded: Loaded) -> onnx.ModelProto | None:
+    """The uint8 graph; None for a module whose first layer normalisation cannot be folded into."""
+    assert loaded.preprocessing is not None
+    try:
+        return fold.fold(model, loaded.input.name, loaded.preprocessing)
+    except UnsupportedError as error:
+        log.info("%s has no uint8 graph: %s", loaded.architecture.module, error)
+        return None
 
 
 def write_proof(folder: Path, spec: pb.ModelSpec, verification: Verification) -> None:
@@ -88,12 +105,6 @@ def _write(path: Path, data: bytes) -> None:
 
 def _hashes(folder: Path) -> dict[str, str]:
     return {path.name: sha256_file(path) for path in sorted(folder.iterdir()) if path.name != specs.MANIFEST}
-
-
-def _write_embedding(path: Path, wrapped: Inference, loaded: Loaded) -> None:
-    state = wrapped.module.state_dict()
-    tensors = {name: state[key].numpy() for name, key in loaded.embedding.items()}
-    _write(path, save({name: np.ascontiguousarray(array) for name, array in sorted(tensors.items())}))
 
 
 def _write_photograph(folder: Path, spec: pb.ModelSpec) -> NDArray[np.uint8]:

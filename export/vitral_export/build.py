@@ -10,8 +10,8 @@ from torch import nn
 
 from vitral.v1 import model_pb2 as pb
 from vitral_export import artifact, onnx_graph, preprocessing, repository, sources, verify
+from vitral_export.loaded import Loaded, Options
 from vitral_export.preprocessing import Choice
-from vitral_export.sources import Loaded
 from vitral_export.wrap import Inference
 
 
@@ -37,22 +37,27 @@ def export(
     repo: str | os.PathLike[str],
     preprocessing: Choice = "auto",
     opset: int = onnx_graph.DEFAULT_OPSET,
+    options: Options | None = None,
 ) -> Exported:
     """Exports a module with the weights it has, proves it, and installs it as the next version of NAME.
 
     Args:
-        module: an instance of a module that vitral knows, trained or not. It is not changed.
+        module: any module from images to tensors, trained or not. It is not changed.
         name: folder of the model in the repository.
         repo: the repository; made where it is missing.
         preprocessing: `auto` for the module's usual one, `none`, or one's own numbers.
         opset: ONNX operator set, 18 to 23.
+        options: which outputs, and what a module of one's own does not say itself: its image and patch size,
+            its channels, the tokens in front of the patches.
 
     Raises:
-        UnsupportedError: modules of this class cannot be exported.
+        UnsupportedError: the module gives something that cannot be exported.
         InvalidArgumentError: an argument or a weight is not possible, or NAME has another signature.
         ProofError: the export does not agree with the module. Nothing is installed then.
     """
-    return build(sources.given(module), name=name, repo=repo, preprocessing=preprocessing, opset=opset)
+    return build(
+        sources.given(module, options), name=name, repo=repo, preprocessing=preprocessing, opset=opset
+    )
 
 
 def build(
@@ -68,7 +73,7 @@ def build(
     repository.check_name(name)
     folder = repository.check_repo(repo)
     chosen = with_preprocessing(loaded, preprocessing)
-    wrapped = Inference(chosen.module)
+    wrapped = Inference(chosen)
     with repository.staging(folder, name) as stage:
         spec = artifact.write_graphs(stage.folder, wrapped, chosen, name=name, opset=opset)
         same = stage.installed(spec.fingerprint)

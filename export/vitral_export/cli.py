@@ -58,16 +58,38 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("path", metavar="MODEL", help="REPO/NAME or REPO/NAME/VERSION")
     inspect.add_argument("--json", action="store_true", help="the manifest as JSON")
 
+    stages = commands.add_parser("stages", help="show what a source does, step by step, with shapes")
+    stages.add_argument("source", metavar="SOURCE", help="see `vitral-export sources`")
+    stages.add_argument("--json", action="store_true", help="the rows as JSON")
+    _add_source_options(stages)
+
     sources = commands.add_parser("sources", help="list what can be exported")
     sources.add_argument("--json", action="store_true", help="names and summaries as JSON")
     return parser
 
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:
-    sizes = {"seed": 0, "img-size": 224, "patch-size": 16, "in-channels": 3, "embed-dim": 768}
-    group = parser.add_argument_group("the source's seed and sizes")
+    sizes = {"img-size": 224, "patch-size": 16, "in-channels": 3, "embed-dim": 768}
+    group = parser.add_argument_group("what the source is, where it does not say itself")
+    group.add_argument("--seed", type=int, default=0, metavar="N", help="of random weights (default: 0)")
     for name, value in sizes.items():
-        group.add_argument(f"--{name}", type=int, default=value, metavar="N", help=f"default: {value}")
+        group.add_argument(f"--{name}", type=int, metavar="N", help=f"default: the source's own, or {value}")
+    weights = "weights from FILE.safetensors, or from hf:NAME_OR_FOLDER"
+    group.add_argument("--weights", metavar="FILE", help=weights)
+    group.add_argument("--revision", metavar="R", help="revision of a Hugging Face checkpoint")
+    outputs = "outputs to export, the default one first (default: all that are trained)"
+    group.add_argument("--outputs", type=_names, default=(), metavar="A,B", help=outputs)
+    untrained = "export these outputs though their weights are not trained, marked so"
+    group.add_argument("--allow-untrained", type=_names, default=(), metavar="A,B", help=untrained)
+    prefix = "tokens in front of the patches of a module of one's own: cls, distillation, register"
+    group.add_argument("--prefix-tokens", type=_names, default=(), metavar="A,B", help=prefix)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names:
+        raise argparse.ArgumentTypeError("nothing is named")
+    return names
 
 
 def _missing(module: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,7 @@ from vitral.errors import ProofError
 from vitral_engine.artifact import Artifact, open_artifact
 
 if TYPE_CHECKING:
-    from vitral_export.sources import Loaded
+    from vitral_export.loaded import Loaded
 
 
 def _build(arguments: argparse.Namespace) -> None:
@@ -65,7 +65,7 @@ def _verify_against_source(arguments: argparse.Namespace, artifact: Artifact, fo
     try:
         if loaded.architecture != artifact.spec.architecture:
             raise ProofError(f"{artifact.name} has other sizes than the source: {_unlike(artifact, loaded)}")
-        figures = prove(artifact.folder, artifact.spec, Inference(loaded.module)).proof.figures
+        figures = prove(artifact.folder, artifact.spec, Inference(loaded)).proof.figures
     except ProofError as error:
         found["source"] = {"name": arguments.source, "agreed": False, "problem": str(error)}
         raise
@@ -103,9 +103,9 @@ def _inspect(arguments: argparse.Namespace) -> None:
 
 
 def _sources(arguments: argparse.Namespace) -> None:
-    from vitral_export.sources import SOURCES
+    from vitral_export.sources import OPEN_SOURCES, SOURCES
 
-    known = [(kind.name, kind.summary) for kind in SOURCES.values()]
+    known = [*((kind.name, kind.summary) for kind in SOURCES.values()), *OPEN_SOURCES.items()]
     if arguments.json:
         print(json.dumps([{"name": name, "summary": summary} for name, summary in known], indent=1))
         return
@@ -114,20 +114,27 @@ def _sources(arguments: argparse.Namespace) -> None:
     tables.show_pairs(tables.console(), known)
 
 
-def _loaded(arguments: argparse.Namespace) -> Loaded:
-    from vitral_export.sources import Options, load
+def _stages(arguments: argparse.Namespace) -> None:
+    from vitral_export.stages import stages
 
-    options = Options(
-        seed=arguments.seed,
-        img_size=arguments.img_size,
-        patch_size=arguments.patch_size,
-        in_channels=arguments.in_channels,
-        embed_dim=arguments.embed_dim,
-    )
-    return load(arguments.source, options)
+    rows = stages(_loaded(arguments))
+    if arguments.json:
+        print(json.dumps([asdict(row) for row in rows], indent=1))
+        return
+    from vitral_export import tables
+
+    tables.show_stages(tables.console(), rows)
+
+
+def _loaded(arguments: argparse.Namespace) -> Loaded:
+    from vitral_export.loaded import Options
+    from vitral_export.sources import load
+
+    given = {field.name: getattr(arguments, field.name) for field in fields(Options)}
+    return load(arguments.source, Options(**given))
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = MappingProxyType(
-    {"build": _build, "verify": _verify, "inspect": _inspect, "sources": _sources}
+    {"build": _build, "verify": _verify, "inspect": _inspect, "sources": _sources, "stages": _stages}
 )
 """Every command by name. They return on success and raise on failure."""

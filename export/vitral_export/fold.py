@@ -9,8 +9,8 @@ Around u - 128 the float32 error stays that of the unfolded form; around u it wo
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,9 @@ from onnx import helper, numpy_helper
 from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
-from vitral_export.sources import axes
+from vitral_export import onnx_operations
+from vitral_export.loaded import axes
+from vitral_export.operations import INPUT, Operation, Program, Weight
 
 UINT8_FILE = "model_uint8.onnx"
 """The graph that takes uint8 pixels."""
@@ -33,33 +35,73 @@ SUFFIX = ".folded"
 """What a folded tensor's name ends with."""
 
 _PIXELS = "pixels"
+_MOVES = ("Reshape", "Transpose")
+
+
+@dataclass(frozen=True)
+class Folding:
+    """Where normalisation goes into.
+
+    Attributes:
+        moves: steps between the input and the projection, which only move values.
+        projection: the step that takes them: a Conv, or a MatMul with a constant.
+        sum: the step behind a MatMul that adds its bias; None where there is none, or for a Conv.
+        weight: the module's own, (D, C, P, P) or (D, F).
+        bias: the module's own, (D,).
+        channels: channel of each value that a row of the weight is multiplied with, (C, 1, 1) or (F,).
+    """
+
+    moves: tuple[int, ...]
+    projection: int
+    sum: int | None
+    weight: Weight
+    bias: Weight | None
+    channels: NDArray[np.int64]
+
+    def pair(self, preprocessing: pb.Preprocessing) -> tuple[Weight, Weight]:
+        """Weight and bias with normalisation in them, in the module's own layout."""
+        bias = None if self.bias is None else self.bias.array
+        weight, shift = folded_weights(self.weight.array, bias, preprocessing, channels=self.channels)
+        name = bias_beside(self.weight.name) if self.bias is None else self.bias.name
+        return Weight(self.weight.name + SUFFIX, weight), Weight(name + SUFFIX, shift)
 
 
 def pixels_input(preprocessing: pb.Preprocessing) -> pb.GraphInput:
     """The input `pixels`: uint8 (B, H, W, 3)."""
-    size = preprocessing.size
+    height, width = output_size(preprocessing)
     return pb.GraphInput(
         name=_PIXELS,
         dtype=tensor_pb2.DATA_TYPE_UINT8,
-        axes=axes(batch=0, height=size.height, width=size.width, channel=3),
+        axes=axes(batch=0, height=height, width=width, channel=3),
         folded=True,
     )
 
 
-def folded_conv(
-    weight: NDArray[np.float32], bias: NDArray[np.float32] | None, preprocessing: pb.Preprocessing
+def output_size(preprocessing: pb.Preprocessing) -> tuple[int, int]:
+    """Height and width of what the preprocessing gives."""
+    size = preprocessing.size
+    return size.height, size.width
+
+
+def folded_weights(
+    weight: NDArray[np.float32],
+    bias: NDArray[np.float32] | None,
+    preprocessing: pb.Preprocessing,
+    *,
+    channels: NDArray[np.int64] | None = None,
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """W' (D, 3, P, P) and b' (D,), computed in float64 and rounded once.
+    """W' of the weight's shape (D, ...) and b' (D,), computed in float64 and rounded once.
+
+    `channels` broadcasts against one row of the weight; by default that of a convolution, (C, 1, 1).
 
     Raises:
         InvalidArgumentError: a folded value is too large for float32.
     """
+    which = np.arange(3)[:, None, None] if channels is None else channels
     wide = weight.astype(np.float64)
-    mean, std = (
-        np.array(item, np.float64)[:, None, None] for item in (preprocessing.mean, preprocessing.std)
-    )
+    mean, std = (np.array(item, np.float64)[which] for item in (preprocessing.mean, preprocessing.std))
     rescale = preprocessing.rescale_factor
-    shift = (wide * ((CENTRE * rescale - mean) / std)).sum(axis=(1, 2, 3))
+    shift = (wide * ((CENTRE * rescale - mean) / std)).sum(axis=tuple(range(1, wide.ndim)))
     start = np.zeros(len(wide)) if bias is None else bias.astype(np.float64)
     with np.errstate(over="ignore"):
         pair = (wide * (rescale / std)).astype(np.float32), (start + shift).astype(np.float32)
@@ -73,60 +115,157 @@ def bias_beside(weight_name: str) -> str:
     return f"{weight_name.rpartition('.')[0]}.bias"
 
 
+def plan(program: Program) -> Folding:
+    """Where normalisation can be folded into.
+
+    Raises:
+        UnsupportedError: what first computes with the input is nothing this can fold into.
+    """
+    moves: list[int] = []
+    at, step = _only_user(program, INPUT)
+    while step.kind in _MOVES:
+        moves.append(at)
+        at, step = _only_user(program, f"#{at}")
+    weight = step.operands[1] if len(step.operands) > 1 else None
+    if step.kind == "Conv" and isinstance(weight, Weight) and not moves:
+        if any(step.attributes["pads"]):
+            # A padded zero is 0 after normalisation, but 128 levels off before it.
+            raise UnsupportedError("normalisation cannot be folded into a padded convolution")
+        bias = step.operands[2] if len(step.operands) > 2 else None
+        held = bias if isinstance(bias, Weight) else None
+        return Folding((), at, None, weight, held, np.arange(weight.array.shape[1])[:, None, None])
+    if step.kind == "MatMul" and isinstance(weight, Weight):
+        channels = _channels([program.steps[index] for index in moves])
+        own = Weight(weight.name, weight.array.T)
+        after, bias = _bias_behind(program, at, len(own.array))
+        return Folding(tuple(moves), at, after, own, bias, channels)
+    raise UnsupportedError(f"normalisation cannot be folded into {step.kind}")
+
+
+def _only_user(program: Program, operand: str) -> tuple[int, Operation]:
+    users = [(index, step) for index, step in enumerate(program.steps) if operand in step.operands]
+    if len(users) != 1 or operand in program.outputs:
+        kinds = ", ".join(step.kind for _, step in users)
+        raise UnsupportedError(f"normalisation cannot be folded into {kinds or 'nothing'}")
+    return users[0]
+
+
+def _bias_behind(program: Program, at: int, width: int) -> tuple[int | None, Weight | None]:
+    """The step that does nothing but add a bias to the product, and that bias."""
+    users = [(index, step) for index, step in enumerate(program.steps) if f"#{at}" in step.operands]
+    if len(users) == 1 and f"#{at}" not in program.outputs:
+        index, step = users[0]
+        bias = step.operands[-1]
+        if step.kind == "Add" and isinstance(bias, Weight) and bias.array.shape == (width,):
+            return index, bias
+    return None, None
+
+
+def _channels(moves: Sequence[Operation]) -> NDArray[np.int64]:
+    """The channel of each value of a projected vector, found by moving channel numbers as the steps do."""
+    if not moves:
+        raise UnsupportedError("normalisation cannot be folded into a product along the width of an image")
+    first = moves[0]
+    source = _image_shape(first)
+    numbers = np.broadcast_to(np.arange(source[0])[:, None, None], source)[None]
+    for step in moves:
+        if step.kind == "Transpose":
+            numbers = numbers.transpose(step.attributes["perm"])
+        else:
+            numbers = numbers.reshape([extent or 1 for extent in step.shape])
+    rows = numbers.reshape(-1, numbers.shape[-1])
+    if (rows != rows[0]).any():
+        raise UnsupportedError(
+            "normalisation cannot be folded: the projected vectors mix channels differently"
+        )
+    return np.ascontiguousarray(rows[0])
+
+
+def _image_shape(step: Operation) -> tuple[int, ...]:
+    """(C, H, W) of an image that a step moves into (B, C, H/P, P, W/P, P)."""
+    shape = [int(extent or 1) for extent in step.shape]
+    if step.kind != "Reshape" or len(shape) != 6:
+        raise UnsupportedError(f"normalisation cannot be folded behind a {step.kind} to {step.shape}")
+    _, channels, rows, height, columns, width = shape
+    return channels, rows * height, columns * width
+
+
 def fold(model: onnx.ModelProto, input_name: str, preprocessing: pb.Preprocessing) -> onnx.ModelProto:
     """The uint8 graph of a float32 graph whose weights are inside.
 
     Raises:
-        UnsupportedError: what first consumes the input is nothing this can fold into.
+        UnsupportedError: what first computes with the input is nothing this can fold into.
     """
+    program = onnx_operations.read(model)
+    folding = plan(program)
     folded = onnx.ModelProto()
     folded.CopyFrom(model)
-    consumers = [node for node in folded.graph.node if input_name in node.input]
-    kinds = [node.op_type for node in consumers]
-    if len(consumers) != 1 or kinds[0] not in _FOLDERS:
-        raise UnsupportedError(f"normalisation cannot be folded into {', '.join(kinds) or 'nothing'}")
-    _FOLDERS[kinds[0]](folded.graph, consumers[0], preprocessing)
-    _replace_input(folded.graph, input_name, preprocessing)
-    _drop_unused(folded.graph)
+    graph = folded.graph
+    nodes = {node.name: node for node in graph.node}
+    moved = {output for index in folding.moves for output in nodes[program.steps[index].name].output}
+    kept = [info for info in graph.value_info if info.name not in moved]  # those are uint8 from now on
+    del graph.value_info[:]
+    graph.value_info.extend(kept)
+    _replace_weights(graph, nodes, program, folding, preprocessing)
+    _replace_input(graph, nodes[program.steps[folding.projection].name], input_name, preprocessing)
+    _drop_unused(graph)
     return folded
 
 
-def _fold_conv(graph: onnx.GraphProto, node: onnx.NodeProto, preprocessing: pb.Preprocessing) -> None:
-    for attribute in node.attribute:
-        if attribute.name == "pads" and any(attribute.ints):
-            # A padded zero is 0 after normalisation, but 128 levels off before it.
-            raise UnsupportedError("normalisation cannot be folded into a padded convolution")
-    held = {item.name: item for item in graph.initializer}
-    weight_name = node.input[1]
-    bias_name = node.input[2] if len(node.input) > 2 else ""
-    bias = numpy_helper.to_array(held[bias_name]) if bias_name else None
-    weight, shift = folded_conv(numpy_helper.to_array(held[weight_name]), bias, preprocessing)
-    names = [weight_name + SUFFIX, (bias_name or bias_beside(weight_name)) + SUFFIX]
-    for name, array in zip(names, (weight, shift), strict=True):
-        graph.initializer.append(numpy_helper.from_array(array, name))
-    node.input[1:] = names
+def _replace_weights(
+    graph: onnx.GraphProto,
+    nodes: dict[str, onnx.NodeProto],
+    program: Program,
+    folding: Folding,
+    preprocessing: pb.Preprocessing,
+) -> None:
+    weight, shift = folding.pair(preprocessing)
+    projection = nodes[program.steps[folding.projection].name]
+    turned = projection.op_type == "MatMul"
+    array = np.ascontiguousarray(weight.array.T) if turned else weight.array
+    graph.initializer.append(numpy_helper.from_array(array, weight.name))
+    graph.initializer.append(numpy_helper.from_array(shift.array, shift.name))
+    if not turned:
+        projection.input[1:] = [weight.name, shift.name]
+        return
+    projection.input[1] = weight.name
+    if folding.sum is not None and folding.bias is not None:
+        adding = nodes[program.steps[folding.sum].name]
+        adding.input[:] = [shift.name if name == folding.bias.name else name for name in adding.input]
+        return
+    output = projection.output[0]
+    projection.output[0] = f"{output}_product"
+    adding = helper.make_node("Add", [projection.output[0], shift.name], [output], f"{projection.name}/Add")
+    _insert(graph, list(graph.node).index(projection) + 1, [adding])
 
 
-_FOLDERS: Mapping[str, Callable[[onnx.GraphProto, onnx.NodeProto, pb.Preprocessing], None]] = (
-    MappingProxyType({"Conv": _fold_conv})
-)
-
-
-def _replace_input(graph: onnx.GraphProto, input_name: str, preprocessing: pb.Preprocessing) -> None:
-    """Puts uint8 NHWC pixels where the float32 NCHW input was."""
-    steps = [
-        # Transposed while a value is one byte: four times less to move.
-        helper.make_node("Transpose", [_PIXELS], ["pixels_nchw"], "pixels/Transpose", perm=[0, 3, 1, 2]),
-        helper.make_node("Cast", ["pixels_nchw"], ["pixels_float"], "pixels/Cast", to=onnx.TensorProto.FLOAT),
-        helper.make_node("Sub", ["pixels_float", "pixels_centre"], [input_name], "pixels/Sub"),
+def _replace_input(
+    graph: onnx.GraphProto, projection: onnx.NodeProto, input_name: str, preprocessing: pb.Preprocessing
+) -> None:
+    """Puts uint8 NHWC pixels where the float32 NCHW input was; they stay uint8 up to the projection."""
+    source = projection.input[0]
+    # Moved while a value is one byte: four times less to move.
+    first = helper.make_node("Transpose", [_PIXELS], ["pixels_nchw"], "pixels/Transpose", perm=[0, 3, 1, 2])
+    for node in graph.node:
+        node.input[:] = ["pixels_nchw" if name == input_name else name for name in node.input]
+    taken = "pixels_nchw" if source == input_name else source
+    centred = [
+        helper.make_node("Cast", [taken], ["pixels_float"], "pixels/Cast", to=onnx.TensorProto.FLOAT),
+        helper.make_node("Sub", ["pixels_float", "pixels_centre"], ["pixels_centred"], "pixels/Sub"),
     ]
-    nodes: list[Any] = [*steps, *graph.node]
-    del graph.node[:]
-    graph.node.extend(nodes)
+    projection.input[0] = "pixels_centred"
+    _insert(graph, list(graph.node).index(projection), centred)
+    _insert(graph, 0, [first])
     graph.initializer.append(numpy_helper.from_array(np.array(CENTRE, np.float32), "pixels_centre"))
-    shape: list[str | int | None] = ["batch", preprocessing.size.height, preprocessing.size.width, 3]
+    shape: list[str | int | None] = ["batch", *output_size(preprocessing), 3]
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(_PIXELS, onnx.TensorProto.UINT8, shape))
+
+
+def _insert(graph: onnx.GraphProto, at: int, new: Sequence[onnx.NodeProto]) -> None:
+    nodes: list[Any] = [*graph.node[:at], *new, *graph.node[at:]]
+    del graph.node[:]
+    graph.node.extend(nodes)
 
 
 def _drop_unused(graph: onnx.GraphProto) -> None:

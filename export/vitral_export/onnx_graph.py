@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import ast
-import logging
-import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +14,8 @@ from torch import nn
 
 from vitral.errors import InvalidArgumentError, ProofError
 from vitral_export import weights
-from vitral_export.sources import Loaded
+from vitral_export.loaded import Loaded
+from vitral_export.trace import quiet_exporter, trace
 from vitral_export.wrap import PREFIX, Inference
 
 OPSETS = range(18, 24)
@@ -30,7 +28,8 @@ FLOAT_FILE = "model.onnx"
 """The float32 graph, which every artifact has."""
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
-_TRACED_BATCH = 2  # torch takes an extent of 1 for a constant
+TRACED_BATCH = 2
+"""Batch of the example: torch takes an extent of 1 for a constant."""
 
 
 def check_opset(opset: int) -> None:
@@ -49,11 +48,12 @@ def export(wrapped: Inference, loaded: Loaded, *, opset: int) -> onnx.ModelProto
     Raises:
         ProofError: torch could not export the module.
     """
-    shape = [axis.size or _TRACED_BATCH for axis in loaded.input.axes]
+    shape = [axis.size or TRACED_BATCH for axis in loaded.input.axes]
+    traced = trace(wrapped, shape)
     try:
         with quiet_exporter():
             program = torch.onnx.export(
-                wrapped,
+                traced,
                 (torch.zeros(shape),),
                 dynamo=True,
                 # The name as a string: torch.export.Dim would let torch freeze the batch without a word.
@@ -68,7 +68,7 @@ def export(wrapped: Inference, loaded: Loaded, *, opset: int) -> onnx.ModelProto
         raise ProofError(f"torch could not export {loaded.architecture.module}: {first}") from error
     assert program is not None
     model = program.model_proto
-    _clean(model)
+    _clean(model, wrapped.module)
     _restore_biases(model.graph, wrapped.module)
     return model
 
@@ -89,31 +89,10 @@ def save(folder: Path, graphs: dict[str, onnx.ModelProto]) -> None:
             raise ProofError(f"signature: onnx's checker refuses {name}: {error}") from error
 
 
-@contextmanager
-def quiet_exporter() -> Iterator[None]:
-    """Drops what torch's exporter says that no reader can act on, and nothing else."""
-    # torch 2.13 logs a warning for each torchvision operator where torchvision is not installed.
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    logger.addFilter(_about_no_torchvision)
-    try:
-        with warnings.catch_warnings():
-            # torch 2.13 warns about its own copies of tree specs.
-            warnings.filterwarnings(
-                "ignore", message=r".*isinstance\(treespec, LeafSpec\)", category=FutureWarning
-            )
-            yield
-    finally:
-        logger.removeFilter(_about_no_torchvision)
-
-
-def _about_no_torchvision(record: logging.LogRecord) -> bool:
-    return "torchvision is not installed" not in record.getMessage()
-
-
-def _clean(model: onnx.ModelProto) -> None:
+def _clean(model: onnx.ModelProto, module: nn.Module) -> None:
     """Strips metadata (it holds absolute paths and source lines) and gives readable names."""
     graph = model.graph
-    _rename_weights(graph)
+    _rename_weights(graph, module)
     taken: set[str] = set()
     for node in graph.node:
         node.name = _unused(f"{_scope(node)}{node.op_type}", taken)
@@ -129,9 +108,23 @@ def _clean(model: onnx.ModelProto) -> None:
     model.producer_name, model.producer_version = "vitral", ""
 
 
-def _rename_weights(graph: onnx.GraphProto) -> None:
-    """Initialisers take the names that the module's own state dict has."""
+def _rename_weights(graph: onnx.GraphProto, module: nn.Module) -> None:
+    """Initialisers take the names that the module's own state dict has, turned ones with `.transposed`."""
     new = {item.name: item.name.removeprefix(PREFIX) for item in graph.initializer}
+    turned = {
+        (tuple(parameter.T.shape), parameter.detach().T.contiguous().numpy().tobytes()): f"{name}.transposed"
+        for name, parameter in reversed(list(module.named_parameters()))
+        if parameter.dim() == 2
+    }
+    for item in graph.initializer:
+        if new[item.name] == item.name and len(item.dims) == 2:
+            array = numpy_helper.to_array(item)
+            new[item.name] = turned.get((array.shape, array.tobytes()), item.name)
+    taken = set()
+    for old, name in new.items():
+        if name in taken:
+            new[old] = old
+        taken.add(new[old])
     for item in graph.initializer:
         item.name = new[item.name]
     for info in graph.value_info:
@@ -141,14 +134,14 @@ def _rename_weights(graph: onnx.GraphProto) -> None:
 
 
 def _restore_biases(graph: onnx.GraphProto, module: nn.Module) -> None:
-    """Gives convolutions back the biases that torch's exporter drops where they are all zero.
+    """Gives convolutions and Gemms back the biases that torch's exporter drops where they are all zero.
 
     Left out they give the same numbers, but another graph: whatever the weights, it has to be the module's.
     """
     parameters = dict(module.named_parameters())
     held = {item.name for item in graph.initializer}
     for node in graph.node:
-        if node.op_type != "Conv" or len(node.input) != 2:
+        if node.op_type not in ("Conv", "Gemm") or len(node.input) != 2:
             continue
         owner, dot, leaf = node.input[1].rpartition(".")
         name = f"{owner}{dot}bias"

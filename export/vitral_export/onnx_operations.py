@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
+from onnx.reference import ReferenceEvaluator
 
 from vitral.tensors import Array
-from vitral_export.operations import INPUT, Operand, Operation, Program, Weight
-
-_Operands = Mapping[str, Operand]
+from vitral_export.builder import Builder
+from vitral_export.onnx_readers import READERS, plain
+from vitral_export.operations import INPUT, Operand, Program, Shape, Weight
 
 
 def read(model: onnx.ModelProto) -> Program:
@@ -22,60 +23,120 @@ def read(model: onnx.ModelProto) -> Program:
     Raises:
         ValueError: a node takes a tensor that is made after it, or has an unreadable shape.
     """
-    graph = model.graph
-    known: dict[str, Operand] = {item.name: INPUT for item in graph.input}
-    known |= {item.name: Weight(item.name, numpy_helper.to_array(item)) for item in graph.initializer}
-    steps: list[Operation] = []
-    for node in graph.node:
-        if node.op_type == "Constant":
-            value = helper.get_attribute_value(node.attribute[0])
-            known[node.output[0]] = Weight(node.output[0], numpy_helper.to_array(value))
-            continue
-        if missing := [name for name in node.input if name and name not in known]:
-            raise ValueError(f"{node.name} takes {', '.join(missing)}, which nothing makes before it")
-        given = {item.name: helper.get_attribute_value(item) for item in node.attribute}
-        reader = _READERS.get(node.op_type, _plain)
-        steps.append(reader(node, given, known))
-        known[node.output[0]] = f"#{len(steps) - 1}"
-    return Program(tuple(steps), tuple(known.get(item.name, "nothing") for item in graph.output))
+    return _Reading(model).program()
 
 
-def _plain(node: onnx.NodeProto, given: Mapping[str, Any], known: _Operands) -> Operation:
-    attributes = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    operands = tuple(known[name] for name in node.input if name)
-    return Operation(node.op_type, attributes, operands, node.name)
+class _Reading:
+    """What is known while the nodes are read in order."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graph = model.graph
+        self.shapes = _shapes(model)
+        self.known: dict[str, Operand] = {item.name: INPUT for item in graph.input}
+        self.known |= {
+            item.name: Weight(item.name, numpy_helper.to_array(item)) for item in graph.initializer
+        }
+        self.extents: dict[str, Shape] = {}
+        self.builder = Builder(self.shapes[graph.input[0].name])
+        self.graph = graph
+
+    def program(self) -> Program:
+        for node in self.graph.node:
+            if missing := [name for name in node.input if name and not self._has(name)]:
+                raise ValueError(f"{node.name} takes {', '.join(missing)}, which nothing makes before it")
+            self._read(node)
+        if missing := [item.name for item in self.graph.output if item.name not in self.known]:
+            raise ValueError(f"nothing makes the output {', '.join(missing)}")
+        return self.builder.finish([self.known[item.name] for item in self.graph.output])
+
+    def weight(self, name: str) -> Weight | None:
+        operand = self.known.get(name)
+        return operand if isinstance(operand, Weight) else None
+
+    def integers(self, node: onnx.NodeProto, index: int) -> Shape:
+        """Extents that a node takes as its operand number `index`."""
+        name = node.input[index]
+        if name in self.extents:
+            return self.extents[name]
+        held = self.weight(name)
+        if held is None:
+            raise ValueError(f"{node.name} takes a shape that is computed in the graph")
+        if held.array.dtype != np.int64:
+            raise ValueError(f"{node.name}: a shape is {held.array.dtype}, int64 is expected")
+        return tuple(int(extent) for extent in np.ravel(held.array))
+
+    def operands(self, node: onnx.NodeProto) -> list[Operand]:
+        return [self.known[name] for name in node.input if name]
+
+    def shape(self, node: onnx.NodeProto) -> Shape:
+        return self.shapes[node.output[0]]
+
+    def _has(self, name: str) -> bool:
+        return name in self.known or name in self.extents
+
+    def _read(self, node: onnx.NodeProto) -> None:
+        if node.op_type in _EXTENTS:
+            extents = _EXTENTS[node.op_type](self, node)
+            if extents is not None:
+                self.extents[node.output[0]] = extents
+                return
+        attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+        held = [self.weight(name) for name in node.input if name]
+        if node.op_type in _FOLDED and all(held):
+            self.known[node.output[0]] = _computed(node, [item.array for item in held if item])
+            return
+        self.known[node.output[0]] = READERS.get(node.op_type, plain)(self, node, attributes)
 
 
-def _conv(node: onnx.NodeProto, given: Mapping[str, Any], known: _Operands) -> Operation:
-    weight = known[node.input[1]]
-    kernel = weight.array.shape[2:] if isinstance(weight, Weight) else ()
-    ones = [1] * len(kernel)
-    full = {"strides": ones, "pads": [0, 0] * len(kernel), "dilations": ones, "group": 1, **given}
-    if full.get("auto_pad") == b"NOTSET":
-        del full["auto_pad"]
-    if tuple(full.get("kernel_shape", kernel)) == tuple(kernel):
-        full.pop("kernel_shape", None)
-    return _plain(node, full, known)
+def _shapes(model: onnx.ModelProto) -> dict[str, Shape]:
+    """Extents of every tensor, inferred anew: what the file says of its own tensors proves nothing."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    del bare.graph.value_info[:]
+    for item in bare.graph.initializer:
+        if item.data_type != onnx.TensorProto.INT64:  # shapes need integers only; weights would be copied
+            item.ClearField("raw_data")
+    inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    shapes: dict[str, Shape] = {}
+    # What the graph says of its outputs is checked with the signature; here it is what the nodes make.
+    for info in (*inferred.graph.output, *inferred.graph.value_info, *inferred.graph.input):
+        dims = info.type.tensor_type.shape.dim
+        shapes[info.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
+    return shapes
 
 
-def _reshape(node: onnx.NodeProto, given: Mapping[str, Any], known: _Operands) -> Operation:
-    target = known[node.input[1]]
-    if not isinstance(target, Weight):
-        raise ValueError(f"{node.name} takes a shape that is computed in the graph")
-    copies = not given.get("allowzero", 0)  # then 0 copies the extent of the input
-    extents: list[int | None] = [int(extent) for extent in np.ravel(_integers(target.array))]
-    for index, extent in enumerate(extents):
-        if extent == -1 or (extent == 0 and index == 0 and copies):
-            extents[index] = None
-    return Operation("Reshape", {"shape": tuple(extents)}, (known[node.input[0]],), node.name)
+def _computed(node: onnx.NodeProto, arrays: Sequence[Array]) -> Weight:
+    """The value of a node that only moves constants."""
+    inputs = [f"i{index}" for index in range(len(arrays))]
+    alone = helper.make_node(node.op_type, inputs, ["o"])
+    alone.attribute.extend(node.attribute)
+    infos = [
+        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
+        for name, array in zip(inputs, arrays, strict=True)
+    ]
+    outputs = [helper.make_tensor_value_info("o", infos[0].type.tensor_type.elem_type, None)]
+    graph = helper.make_graph([alone], "constant", infos, outputs)
+    evaluator = ReferenceEvaluator(helper.make_model(graph))
+    results: Any = evaluator.run(None, dict(zip(inputs, arrays, strict=True)))
+    return Weight(node.output[0], results[0])
 
 
-def _integers(array: Array) -> Array:
-    if array.dtype != np.int64:
-        raise ValueError(f"a shape is {array.dtype}, int64 is expected")
-    return array
+def _shape_extents(reading: _Reading, node: onnx.NodeProto) -> Shape | None:
+    told = {item.name: helper.get_attribute_value(item) for item in node.attribute}
+    return reading.shapes[node.input[0]][told.get("start", 0) : told.get("end")]
 
 
-_READERS: Mapping[str, Callable[[onnx.NodeProto, Mapping[str, Any], _Operands], Operation]] = (
-    MappingProxyType({"Conv": _conv, "Reshape": _reshape})
+def _concat_extents(reading: _Reading, node: onnx.NodeProto) -> Shape | None:
+    if not any(name in reading.extents for name in node.input):
+        return None
+    parts = (reading.integers(node, index) for index in range(len(node.input)))
+    return tuple(extent for part in parts for extent in part)
+
+
+_EXTENTS: Mapping[str, Callable[[_Reading, onnx.NodeProto], Shape | None]] = MappingProxyType(
+    {"Shape": _shape_extents, "Concat": _concat_extents}
 )
+"""Operators that compute shapes; None where they work on tensors."""
+
+_FOLDED = frozenset({"Cast", "Concat", "Gather", "Identity", "Reshape", "Transpose", "Unsqueeze"})
+"""Operators that move constants and round nothing."""

@@ -10,6 +10,9 @@ import numpy as np
 
 from vitral.tensors import Array
 
+Shape: TypeAlias = tuple[int | None, ...]
+"""Extents; None where they are those of the batch."""
+
 
 @dataclass(frozen=True, eq=False)
 class Weight:
@@ -34,12 +37,14 @@ class Operation:
         attributes: everything but its tensors; a shape's dynamic extents are None.
         operands: its tensors, in ONNX order.
         name: where it came from, for messages.
+        shape: extents of its result.
     """
 
     kind: str
     attributes: Mapping[str, Any]
     operands: tuple[Operand, ...]
     name: str
+    shape: Shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,12 +54,21 @@ class Program:
     steps: tuple[Operation, ...]
     outputs: tuple[Operand, ...]
 
+    def weights(self) -> tuple[Weight, ...]:
+        """Every tensor that a step takes and that does not depend on the input."""
+        return tuple(item for step in self.steps for item in step.operands if isinstance(item, Weight))
+
+
+def index_of(operand: str) -> int:
+    """3 of `#3`."""
+    return int(operand[1:])
+
 
 def differences(found: Program, expected: Program) -> list[str]:
     """What `found` does otherwise than `expected`, one sentence each; empty when they are the same."""
     kinds, wanted = ([step.kind for step in program.steps] for program in (found, expected))
     if kinds != wanted:
-        return [f"steps are {', '.join(kinds)}; the module's are {', '.join(wanted)}"]
+        return [_unlike(kinds, wanted)]
     problems = []
     for mine, its in zip(found.steps, expected.steps, strict=True):
         problems += [f"{mine.name}: {problem}" for problem in _step_differences(mine, its)]
@@ -63,12 +77,27 @@ def differences(found: Program, expected: Program) -> list[str]:
     return problems
 
 
+def _unlike(kinds: list[str], wanted: list[str]) -> str:
+    """Two lists of operators that differ: whole where they are short, else from where they part."""
+    if max(len(kinds), len(wanted)) <= _WHOLE:
+        return f"steps are {', '.join(kinds)}; the module's are {', '.join(wanted)}"
+    pairs = zip(kinds, wanted, strict=False)
+    at = next((i for i, (mine, its) in enumerate(pairs) if mine != its), min(len(kinds), len(wanted)))
+    mine, its = (", ".join(items[at : at + _AROUND]) or "no more" for items in (kinds, wanted))
+    return f"step {at + 1} on is {mine} ({len(kinds)} steps); the module's is {its} ({len(wanted)} steps)"
+
+
+_WHOLE, _AROUND = 12, 4  # operators that a message names
+
+
 def _step_differences(found: Operation, expected: Operation) -> list[str]:
     problems = [
         f"{key} is {found.attributes.get(key)}, the module's is {expected.attributes.get(key)}"
         for key in sorted({*found.attributes, *expected.attributes})
         if found.attributes.get(key) != expected.attributes.get(key)
     ]
+    if found.shape != expected.shape:
+        problems.append(f"result is {found.shape}, the module's is {expected.shape}")
     if len(found.operands) != len(expected.operands):
         return [*problems, f"has {len(found.operands)} operands, the module's has {len(expected.operands)}"]
     for mine, its in zip(found.operands, expected.operands, strict=True):

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
-from torch import nn
+from onnx import helper
 
 from vitral import spec as specs
 from vitral import tensors
@@ -20,8 +19,10 @@ from vitral.errors import ProofError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_export import onnx_operations, torch_operations
-from vitral_export.fold import CENTRE, SUFFIX, bias_beside, folded_conv
-from vitral_export.operations import INPUT, Operation, Program, Weight, differences
+from vitral_export.builder import Builder
+from vitral_export.fold import CENTRE, output_size, plan
+from vitral_export.onnx_graph import TRACED_BATCH
+from vitral_export.operations import INPUT, Operand, Program, Weight, differences
 from vitral_export.wrap import Inference
 
 
@@ -31,12 +32,11 @@ def check(folder: Path, spec: pb.ModelSpec, wrapped: Inference) -> list[str]:
     Raises:
         ProofError: the module has an operator that cannot be compared.
     """
-    shape = [axis.size or 2 for axis in specs.float_graph(spec).input.axes]
-    own = torch_operations.read(wrapped, shape)
+    own = read(wrapped, spec)
     problems = []
     for graph in spec.graphs:
         expected = folded(own, spec.preprocessing) if graph.input.folded else own
-        found = _check_graph(folder / graph.file, graph, spec, expected, wrapped.module)
+        found = _check_graph(folder / graph.file, graph, spec, expected)
         problems += [f"{graph.file}: {problem}" for problem in found]
     return problems
 
@@ -52,47 +52,54 @@ def demand(problems: Sequence[str]) -> None:
         raise ProofError(f"structure: {problems[0]}{more}")
 
 
+def read(wrapped: Inference, spec: pb.ModelSpec) -> Program:
+    """The module's own steps, traced afresh.
+
+    Raises:
+        ProofError: the module has an operator that cannot be compared.
+    """
+    shape = [axis.size or TRACED_BATCH for axis in specs.float_graph(spec).input.axes]
+    return torch_operations.read(wrapped, shape)
+
+
 def folded(own: Program, preprocessing: pb.Preprocessing) -> Program:
     """The steps of the uint8 graph, recomputed from the module's.
 
     Raises:
-        ProofError: the module does not begin with an operator that can be folded into.
+        UnsupportedError: the module does not begin with an operator that can be folded into.
     """
-    first = own.steps[0]
-    users = [step for step in own.steps if INPUT in step.operands]
-    if first.kind != "Conv" or users != [first] or any(first.attributes["pads"]):
-        raise ProofError(f"structure: normalisation cannot be folded into {first.kind}")
-    weight, *rest = (item for item in first.operands if isinstance(item, Weight))
-    bias = rest[0].array if rest else None
-    pair = folded_conv(weight.array, bias, preprocessing)
-    names = [weight.name + SUFFIX, (rest[0].name if rest else bias_beside(weight.name)) + SUFFIX]
-    constant = Weight("pixels_centre", np.array(CENTRE, np.float32))
-    before = [
-        Operation("Transpose", {"perm": (0, 3, 1, 2)}, (INPUT,), "pixels"),
-        Operation("Cast", {"to": int(onnx.TensorProto.FLOAT)}, ("#0",), "pixels"),
-        Operation("Sub", {}, ("#1", constant), "pixels"),
-    ]
-    weights = (Weight(name, array) for name, array in zip(names, pair, strict=True))
-    projection = Operation("Conv", first.attributes, ("#2", *weights), first.name)
-    after = [_shifted(step, len(before)) for step in own.steps[1:]]
-    outputs = tuple(_later(item, len(before)) for item in own.outputs)
-    return Program((*before, projection, *after), outputs)
+    folding = plan(own)
+    weight, bias = folding.pair(preprocessing)
+    height, width = output_size(preprocessing)
+    builder = Builder((None, height, width, 3))
+    perm = {"perm": (0, 3, 1, 2)}
+    pixels = builder.add("Transpose", [INPUT], name="pixels", shape=(None, 3, height, width), attributes=perm)
+    new: dict[Operand, Operand] = {INPUT: pixels}
+    for index, step in enumerate(own.steps):
+        operands = [new.get(item, item) if isinstance(item, str) else item for item in step.operands]
+        if index == folding.projection:
+            operands = [_centred(builder, operands[0]), weight, bias]
+            if step.kind == "MatMul":
+                turned = Weight(weight.name, weight.array.T)
+                operands = [operands[0], turned]
+        elif index == folding.sum:
+            operands = [operands[0], bias]
+        done = builder.add(step.kind, operands, name=step.name, shape=step.shape, attributes=step.attributes)
+        if index == folding.projection and step.kind == "MatMul" and folding.sum is None:
+            done = builder.add("Add", [done, bias], name=step.name, shape=step.shape)
+        new[f"#{index}"] = done
+    return builder.finish([new.get(item, item) for item in own.outputs])
 
 
-def _shifted(step: Operation, count: int) -> Operation:
-    operands = tuple(_later(item, count) for item in step.operands)
-    return Operation(step.kind, step.attributes, operands, step.name)
+def _centred(builder: Builder, pixels: Operand) -> Operand:
+    shape = builder.shape_of(pixels)
+    to = {"to": int(onnx.TensorProto.FLOAT)}
+    wide = builder.add("Cast", [pixels], name="pixels", shape=shape, attributes=to)
+    centre = Weight("pixels_centre", np.array(CENTRE, np.float32))
+    return builder.add("Sub", [wide, centre], name="pixels", shape=shape)
 
 
-def _later(operand: str | Weight, count: int) -> str | Weight:
-    if isinstance(operand, str) and operand.startswith("#"):
-        return f"#{int(operand[1:]) + count}"
-    return operand
-
-
-def _check_graph(
-    path: Path, graph: pb.Graph, spec: pb.ModelSpec, expected: Program, module: nn.Module
-) -> list[str]:
+def _check_graph(path: Path, graph: pb.Graph, spec: pb.ModelSpec, expected: Program) -> list[str]:
     model = onnx.load(path)
     problems = _signature(model, graph, spec)
     try:
@@ -100,17 +107,11 @@ def _check_graph(
     except ValueError as error:
         return [*problems, str(error)]
     problems += differences(found, expected)
-    held = [numpy_helper.to_array(item) for item in model.graph.initializer]
-    is_folded = _folded_names(expected)
-    for name, parameter in module.named_parameters():
-        if name not in is_folded and not _holds(held, parameter.detach().cpu().numpy()):
-            problems.append(f"parameter {name} is nowhere in the graph bit for bit")
+    held = [weight.array for weight in found.weights()]
+    for weight in expected.weights():
+        if not _holds(held, weight.array):
+            problems.append(f"parameter {weight.name} is nowhere in the graph bit for bit")
     return problems
-
-
-def _folded_names(expected: Program) -> set[str]:
-    names = (item.name for step in expected.steps for item in step.operands if isinstance(item, Weight))
-    return {name.removesuffix(SUFFIX) for name in names if name.endswith(SUFFIX)}
 
 
 def _holds(held: Sequence[Array], wanted: Array) -> bool:

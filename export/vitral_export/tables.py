@@ -14,6 +14,7 @@ from vitral.v1 import model_pb2 as pb
 
 if TYPE_CHECKING:  # it imports the runtime, which a table of a spec can do without
     from vitral_engine.replay import ReplayRow
+    from vitral_export.stages import Stage
 
 _PIPE_WIDTH = 160  # rich folds at 80 columns where there is no terminal
 
@@ -69,6 +70,14 @@ def show_replay(out: Console, rows: Sequence[ReplayRow]) -> None:
         verdict = "ok" if all(row.ok for row in mine) else "OVER BUDGET"
         settings = (_listed(row.threads for row in mine), _listed(row.batch for row in mine))
         table.add_row(*key, *settings, *(f"{number:.2e}" for number in numbers), verdict)
+    out.print(table)
+
+
+def show_stages(out: Console, rows: Iterable[Stage]) -> None:
+    """What goes in, what comes out, what happens."""
+    table = _table("stage", "input", "output", "what happens")
+    for row in rows:
+        table.add_row(row.stage, row.input, row.output, row.what)
     out.print(table)
 
 

@@ -1,26 +1,26 @@
-"""The steps of a torch module: its decomposed ATen program, in ONNX's terms.
+"""The steps of a torch module: its traced ATen program, in ONNX's terms.
 
-To add an operator, write one function from its ATen node to an `Operation` and list it in `_READERS`. An
-operator that is not listed fails the export: what cannot be compared is not proven.
+An operator without a reader in `torch_readers.py` fails the export: what cannot be compared is not proven.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
+import operator
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from vitral.errors import ProofError
-from vitral_export.onnx_graph import quiet_exporter
-from vitral_export.operations import INPUT, Operand, Operation, Program, Weight
+from vitral_export.builder import Builder
+from vitral_export.operations import INPUT, Program, Weight
+from vitral_export.torch_readers import READERS, Known, part
+from vitral_export.trace import trace
 from vitral_export.wrap import PREFIX
-
-_Operands = Mapping[Node, Operand]
 
 
 def read(module: nn.Module, shape: Sequence[int]) -> Program:
@@ -29,79 +29,70 @@ def read(module: nn.Module, shape: Sequence[int]) -> Program:
     Raises:
         ProofError: there is no reader for one of its operators.
     """
-    batch = torch.export.Dim.DYNAMIC  # raises where the extent would come out fixed
-    with quiet_exporter():
-        program = torch.export.export(module, (torch.zeros(tuple(shape)),), dynamic_shapes=({0: batch},))
-        program = program.run_decompositions()
-    known: dict[Node, Operand] = dict(_leaves(program))
-    steps: list[Operation] = []
+    program = trace(module, shape)
+    known = _leaves(program)
+    builder = Builder((None, *shape[1:]))
     for node in program.graph.nodes:
-        if node.op != "call_function" or str(node.target) in _SIZES:
+        if node.op != "call_function" or str(node.target) in _NO_STEPS or node.target is operator.mul:
             continue
-        if str(node.target) not in _READERS:
+        if _is_constant(node, known):
+            known[node] = _computed(node, known)
+            continue
+        if node.target is operator.getitem:
+            known[node] = part(node, known, builder)
+            continue
+        if str(node.target) not in READERS:
             raise ProofError(f"structure: no rule for torch's operator {node.target}")
-        known[node] = f"#{len(steps)}"
-        steps.append(_READERS[str(node.target)](node, known))
+        known[node] = READERS[str(node.target)](node, known, builder)
     results: Any = program.graph.output_node().args[0]
-    return Program(tuple(steps), tuple(known[result] for result in results))
+    return builder.finish([known[result] for result in results])
 
 
-def _leaves(program: torch.export.ExportedProgram) -> list[tuple[Node, Operand]]:
+def _leaves(program: torch.export.ExportedProgram) -> Known:
     held = {**program.state_dict, **program.constants}
     places = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    leaves: list[tuple[Node, Operand]] = []
+    leaves: Known = {}
     for spec in program.graph_signature.input_specs:
         node = places[spec.arg.name]
         if spec.kind == InputKind.USER_INPUT:
-            leaves.append((node, INPUT))
+            leaves[node] = INPUT
         else:
             assert spec.target is not None
             tensor = held[spec.target]
             assert isinstance(tensor, torch.Tensor)
-            leaves.append((node, Weight(spec.target.removeprefix(PREFIX), tensor.detach().numpy())))
+            leaves[node] = Weight(spec.target.removeprefix(PREFIX), tensor.detach().numpy())
     return leaves
 
 
-def _convolution(node: Node, known: _Operands) -> Operation:
-    image, weight, bias, stride, padding, dilation, transposed, extra, groups = _arguments(node)
-    if transposed or any(extra):
-        raise ProofError(f"structure: {node.name} is a transposed convolution, for which there is no rule")
-    operands = [known[item] for item in (image, weight, bias) if item is not None]
-    attributes = {
-        "strides": tuple(stride),
-        "pads": (*padding, *padding),
-        "dilations": tuple(dilation),
-        "group": groups,
-    }
-    return Operation("Conv", attributes, tuple(operands), node.name)
+def _is_constant(node: Node, known: Known) -> bool:
+    """Whether a node depends on weights alone: on nothing of the input, its extents included."""
+    return all(isinstance(known.get(item), Weight) for item in node.all_input_nodes)
 
 
-def _view(node: Node, known: _Operands) -> Operation:
-    source, shape = _arguments(node)
-    extents = tuple(item if isinstance(item, int) and item >= 0 else None for item in shape)
-    return Operation("Reshape", {"shape": extents}, (known[source],), node.name)
+def _computed(node: Node, known: Known) -> Weight:
+    """The value of a node that depends on weights alone, by torch's own operator."""
 
+    def value(item: Node) -> torch.Tensor:
+        weight = known[item]
+        assert isinstance(weight, Weight)
+        return torch.from_numpy(weight.array)
 
-def _permute(node: Node, known: _Operands) -> Operation:
-    source, order = _arguments(node)
-    perm = tuple(axis % len(order) for axis in order)
-    return Operation("Transpose", {"perm": perm}, (known[source],), node.name)
-
-
-def _arguments(node: Node) -> tuple[Any, ...]:
-    """Every argument of the operator in the order of its schema, defaults filled in."""
     target: Any = node.target
-    given = dict(zip((item.name for item in target._schema.arguments), node.args, strict=False)) | node.kwargs
-    return tuple(given.get(item.name, item.default_value) for item in target._schema.arguments)
+    args: Any = torch.fx.map_arg(node.args, value)
+    kwargs: Any = torch.fx.map_arg(node.kwargs, value)
+    held = [item for item in map(known.get, node.all_input_nodes) if isinstance(item, Weight)]
+    names = dict.fromkeys(item.name for item in held if item.array.dtype.kind == "f")  # indices say nothing
+    return Weight(" + ".join(names) or node.name, np.asarray(target(*args, **kwargs)))
 
 
-_SIZES = frozenset({"aten.sym_size.int"})
-"""Operators on extents; they show up again in the shapes that use them."""
-
-_READERS: Mapping[str, Callable[[Node, _Operands], Operation]] = MappingProxyType(
+_NO_STEPS = frozenset(
     {
-        "aten.convolution.default": _convolution,
-        "aten.permute.default": _permute,
-        "aten.view.default": _view,
+        "aten.sym_size.int",
+        "aten._assert_tensor_metadata.default",
+        "aten.split.Tensor",
+        "aten.split_with_sizes.default",
+        "aten.unbind.int",
     }
 )
+"""Operators on extents, which show up again in the shapes that use them; checks without a result; and those
+of several results, which are read where one of them is taken."""

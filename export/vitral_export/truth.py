@@ -17,10 +17,9 @@ from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.measure import Budget, Errors, budget, errors
 from vitral_engine.preprocess import Preprocessor
-from vitral_export import structure, torch_operations
+from vitral_export import structure
 from vitral_export.cases import Cases
-from vitral_export.fold import CENTRE, SUFFIX
-from vitral_export.operations import Weight
+from vitral_export.fold import CENTRE, SUFFIX, plan
 from vitral_export.wrap import Inference
 
 
@@ -55,7 +54,7 @@ def reference(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Ca
             return Reference(cases, truth, _errors(_run(wrapped, cases.rows, graph), truth, cases))
         plain = _run(wrapped, Preprocessor(spec.preprocessing).normalise(cases.rows), graph)
         centred = _nchw(cases.rows).astype(np.float32) - CENTRE
-        folded = _run(_folded(wrapped, graph, spec), centred, graph)
+        folded = _run(_folded(wrapped, spec), centred, graph)
     own = Reference(cases, truth, _errors(folded, truth, cases))
     _demand_folding(own, Reference(cases, truth, _errors(plain, truth, cases)))
     return own
@@ -110,16 +109,11 @@ def _nchw(pixels: Array) -> Array:
     return pixels.transpose(0, 3, 1, 2)  # B H W C -> B C H W
 
 
-def _folded(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec) -> nn.Module:
+def _folded(wrapped: Inference, spec: pb.ModelSpec) -> nn.Module:
     """The float32 module with normalisation folded into its first weights: the graph's form, in torch."""
-    shape = [axis.size or 2 for axis in graph.input.axes]
-    own = torch_operations.read(wrapped, [shape[0], shape[3], *shape[1:3]])
-    steps = structure.folded(own, spec.preprocessing).steps
-    weights = [item for step in steps for item in step.operands if isinstance(item, Weight)]
-    changed = {item.name.removesuffix(SUFFIX): item for item in weights if item.name.endswith(SUFFIX)}
     module = copy.deepcopy(wrapped)
-    for name, item in changed.items():
-        owner, _, leaf = name.rpartition(".")
+    for item in plan(structure.read(wrapped, spec)).pair(spec.preprocessing):
+        owner, _, leaf = item.name.removesuffix(SUFFIX).rpartition(".")
         parameter = nn.Parameter(torch.from_numpy(item.array.copy()), requires_grad=False)
         setattr(module.module.get_submodule(owner), leaf, parameter)
     return module

@@ -6,6 +6,9 @@ import copy
 
 from torch import Tensor, nn
 
+from vitral.errors import ProofError
+from vitral_export.loaded import Loaded
+
 PREFIX = "module."
 """What the wrapper puts before the names of the module's parameters."""
 
@@ -15,14 +18,23 @@ class Inference(nn.Module):
 
     Attributes:
         module: the copy.
+        names: the outputs, in order.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, loaded: Loaded) -> None:
         super().__init__()
-        self.module = copy.deepcopy(module).cpu().requires_grad_(False)
+        self.module = copy.deepcopy(loaded.module).cpu().requires_grad_(False)
+        self.names = tuple(item.name for item in loaded.outputs)
+        self._compute = loaded.compute
         self.eval()
 
-    def forward(self, pixel_values: Tensor) -> tuple[Tensor, ...]:
-        """The module's outputs, in its own order."""
-        result = self.module(pixel_values)
-        return result if isinstance(result, tuple) else (result,)
+    def forward(self, rows: Tensor) -> tuple[Tensor, ...]:
+        """The outputs for a batch of rows.
+
+        Raises:
+            ProofError: the module does not give one of them.
+        """
+        found = self._compute(self.module, rows)
+        if missing := [name for name in self.names if name not in found]:
+            raise ProofError(f"numbers: the module gives {', '.join(found)}, not {', '.join(missing)}")
+        return tuple(found[name] for name in self.names)

@@ -1,0 +1,127 @@
+"""Builds a program in one normal form, so that two writings of the same steps compare equal.
+
+Transposes that follow each other become one, reshapes the last of them; what changes nothing is left out;
+and the steps stand in the order in which the outputs need them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from vitral_export.operations import INPUT, Operand, Operation, Program, Shape, Weight, index_of
+
+
+class Builder:
+    """Takes one step after the other.
+
+    Args:
+        input_shape: extents of the input, None for the batch.
+    """
+
+    def __init__(self, input_shape: Shape) -> None:
+        self._input_shape = input_shape
+        self._steps: list[Operation] = []
+
+    def shape_of(self, operand: Operand) -> Shape:
+        """Extents of an operand."""
+        if isinstance(operand, Weight):
+            return operand.array.shape
+        return self._input_shape if operand == INPUT else self._steps[index_of(operand)].shape
+
+    def add(
+        self,
+        kind: str,
+        operands: Sequence[Operand],
+        *,
+        name: str,
+        shape: Shape,
+        attributes: Mapping[str, Any] | None = None,
+    ) -> Operand:
+        """The operand for the result of a step, which is an earlier one where the step changes nothing."""
+        step = Operation(kind, attributes or {}, tuple(operands), name, shape)
+        if kind == "Transpose":
+            step = self._after_transpose(step)
+            if step.attributes["perm"] == tuple(range(len(shape))):
+                return step.operands[0]
+        if kind == "Reshape":
+            step = self._after_reshape(step)
+        if kind in ("Reshape", "Expand") and self.shape_of(step.operands[0]) == shape:
+            return step.operands[0]
+        self._steps.append(step)
+        return f"#{len(self._steps) - 1}"
+
+    def step(self, operand: Operand, kind: str) -> Operation | None:
+        """The step whose result an operand is, where it is of this kind."""
+        if isinstance(operand, Weight) or operand == INPUT:
+            return None
+        step = self._steps[index_of(operand)]
+        return step if step.kind == kind else None
+
+    def part(self, source: Operand, *, axis: int, start: int, end: int, name: str) -> Operand:
+        """The slice from `start` to `end` along one axis."""
+        extents = list(self.shape_of(source))
+        extents[axis] = end - start
+        attributes = {"axis": axis, "start": start, "end": end, "step": 1}
+        return self.add("Slice", [source], name=name, shape=tuple(extents), attributes=attributes)
+
+    def linear(
+        self, rows: Operand, weight: Weight, bias: Weight | None, *, name: str, shape: Shape
+    ) -> Operand:
+        """X W^T + b, as a product and a sum; `weight` (out, in)."""
+        turned = Weight(weight.name, weight.array.T)
+        product = self.add("MatMul", [rows, turned], name=name, shape=shape)
+        return product if bias is None else self.add("Add", [product, bias], name=name, shape=shape)
+
+    def finish(self, outputs: Sequence[Operand]) -> Program:
+        """The steps that the outputs need."""
+        order: list[int] = []
+        for output in outputs:
+            self._visit(output, order)
+        new = {old: f"#{place}" for place, old in enumerate(order)}
+        steps = (self._steps[old] for old in order)
+        return Program(
+            tuple(
+                Operation(
+                    step.kind,
+                    step.attributes,
+                    tuple(_renamed(item, new) for item in step.operands),
+                    step.name,
+                    step.shape,
+                )
+                for step in steps
+            ),
+            tuple(_renamed(item, new) for item in outputs),
+        )
+
+    def _visit(self, output: Operand, order: list[int]) -> None:
+        """Appends what an output needs, each step behind its operands; without recursion, chains are long."""
+        done, stack = set(order), [(output, False)]
+        while stack:
+            operand, ready = stack.pop()
+            if isinstance(operand, Weight) or operand == INPUT or index_of(operand) in done:
+                continue
+            if ready:
+                done.add(index_of(operand))
+                order.append(index_of(operand))
+                continue
+            stack.append((operand, True))
+            stack += [(item, False) for item in reversed(self._steps[index_of(operand)].operands)]
+
+    def _after_transpose(self, step: Operation) -> Operation:
+        earlier = self.step(step.operands[0], "Transpose")
+        if earlier is None:
+            return step
+        perm = tuple(earlier.attributes["perm"][axis] for axis in step.attributes["perm"])
+        return Operation("Transpose", {"perm": perm}, earlier.operands, step.name, step.shape)
+
+    def _after_reshape(self, step: Operation) -> Operation:
+        earlier = self.step(step.operands[0], "Reshape")
+        source = step.operands if earlier is None else earlier.operands
+        return Operation("Reshape", {"shape": step.shape}, source, step.name, step.shape)
+
+
+def _renamed(operand: Operand, new: Mapping[int, str]) -> Operand:
+    if isinstance(operand, Weight) or operand == INPUT:
+        return operand
+    return new[index_of(operand)]

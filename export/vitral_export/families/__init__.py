@@ -1,0 +1,1 @@
+"""What vitral knows about each family of modules: how one is made, and what its artifact says."""
