@@ -10,7 +10,7 @@ from torch import nn
 
 from vitral.v1 import model_pb2 as pb
 from vitral_export import artifact, onnx_graph, preprocessing, repository, sources, verify
-from vitral_export.preprocessing import Choice
+from vitral_export.preprocessing import Choice, HighDepth
 from vitral_export.sources import Loaded
 from vitral_export.wrap import Inference
 
@@ -36,6 +36,7 @@ def export(
     name: str,
     repo: str | os.PathLike[str],
     preprocessing: Choice = "auto",
+    high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
 ) -> Exported:
     """Exports a module with the weights it has, proves it, and installs it as the next version of NAME.
@@ -44,7 +45,8 @@ def export(
         module: an instance of a module that vitral knows, trained or not. It is not changed.
         name: folder of the model in the repository.
         repo: the repository; made where it is missing.
-        preprocessing: `auto` for the module's usual one, `none`, or one's own numbers.
+        preprocessing: `auto` for the module's usual one, `none`, a contract, FILE.json, or numbers.
+        high_depth: `refuse` 16-bit grey pictures, or `scale` them to 8 bits.
         opset: ONNX operator set, 18 to 23.
 
     Raises:
@@ -52,7 +54,14 @@ def export(
         InvalidArgumentError: an argument or a weight is not possible, or NAME has another signature.
         ProofError: the export does not agree with the module. Nothing is installed then.
     """
-    return build(sources.given(module), name=name, repo=repo, preprocessing=preprocessing, opset=opset)
+    return build(
+        sources.given(module),
+        name=name,
+        repo=repo,
+        preprocessing=preprocessing,
+        high_depth=high_depth,
+        opset=opset,
+    )
 
 
 def build(
@@ -61,13 +70,14 @@ def build(
     name: str,
     repo: str | os.PathLike[str],
     preprocessing: Choice = "auto",
+    high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
 ) -> Exported:
     """Exports a loaded source; see `export`."""
     onnx_graph.check_opset(opset)
     repository.check_name(name)
     folder = repository.check_repo(repo)
-    chosen = with_preprocessing(loaded, preprocessing)
+    chosen = with_preprocessing(loaded, preprocessing, high_depth=high_depth)
     wrapped = Inference(chosen.module)
     with repository.staging(folder, name) as stage:
         spec = artifact.write_graphs(stage.folder, wrapped, chosen, name=name, opset=opset)
@@ -80,11 +90,13 @@ def build(
         return Exported(stage.install(spec), spec, changed=True)
 
 
-def with_preprocessing(loaded: Loaded, choice: Choice) -> Loaded:
+def with_preprocessing(loaded: Loaded, choice: Choice, *, high_depth: HighDepth = "refuse") -> Loaded:
     """The source with the preprocessing that was asked for.
 
     Raises:
         InvalidArgumentError: it does not fit the module.
     """
-    size = loaded.architecture.image_size
-    return replace(loaded, preprocessing=preprocessing.choose(choice, own=loaded.preprocessing, size=size))
+    chosen = preprocessing.choose(
+        choice, own=loaded.preprocessing, size=loaded.architecture.image_size, high_depth=high_depth
+    )
+    return replace(loaded, preprocessing=chosen)

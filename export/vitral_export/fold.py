@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from vitral import spec as specs
 from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
@@ -37,7 +38,7 @@ _PIXELS = "pixels"
 
 def pixels_input(preprocessing: pb.Preprocessing) -> pb.GraphInput:
     """The input `pixels`: uint8 (B, H, W, 3)."""
-    size = preprocessing.size
+    size = specs.input_size(preprocessing)
     return pb.GraphInput(
         name=_PIXELS,
         dtype=tensor_pb2.DATA_TYPE_UINT8,
@@ -124,7 +125,8 @@ def _replace_input(graph: onnx.GraphProto, input_name: str, preprocessing: pb.Pr
     del graph.node[:]
     graph.node.extend(nodes)
     graph.initializer.append(numpy_helper.from_array(np.array(CENTRE, np.float32), "pixels_centre"))
-    shape: list[str | int | None] = ["batch", preprocessing.size.height, preprocessing.size.width, 3]
+    size = specs.input_size(preprocessing)
+    shape: list[str | int | None] = ["batch", size.height, size.width, 3]
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(_PIXELS, onnx.TensorProto.UINT8, shape))
 
