@@ -55,6 +55,15 @@ def test_pixels_and_rows_equal_the_torchvision_backend(case: dict[str, Any]) -> 
     assert _sha256(rows) == case["float32_sha256"]
 
 
+@pytest.mark.parametrize("case", GOLDEN["cases"], ids=lambda case: case["file"])
+def test_the_written_file_is_the_one_that_the_backend_loaded(case: dict[str, Any]) -> None:
+    told = preprocessor_config.read(case["config"], contract="hf-torchvision")
+    written = json.loads(preprocessor_config.write(told))
+    assert case["config"].items() <= written.items()
+    assert written["image_processor_type"] == "ViTImageProcessorFast"
+    assert preprocessor_config.read(written) == told
+
+
 def test_the_contracts_differ_where_the_libraries_do() -> None:
     case = GOLDEN["cases"][0]
     image = _source(case)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 import skimage
 import torch
 from PIL import Image
-from transformers import ViTImageProcessor
+from transformers import AutoImageProcessor
 from transformers.image_utils import load_image
 
 FOLDER = Path(__file__).resolve().parent.parent / "tests" / "golden_torchvision"
@@ -74,7 +75,7 @@ def written(number: int, name: str, box: tuple[int, ...] | None, config: dict[st
     """Writes the pixels of one case, and returns what golden.json says about it."""
     image = load_image(str(PHOTOGRAPHS / name))
     image = image.crop(box) if box else image
-    processor = ViTImageProcessor(**config)
+    processor = loaded({**config, "image_processor_type": "ViTImageProcessorFast"})
     assert processor.backend == "torchvision"
     resized = processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
     assert resized.dtype == torch.uint8
@@ -90,6 +91,13 @@ def written(number: int, name: str, box: tuple[int, ...] | None, config: dict[st
         "config": config,
         "float32_sha256": hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest(),
     }
+
+
+def loaded(config: dict[str, Any]) -> Any:
+    """The processor that transformers makes of a preprocessor_config.json."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "preprocessor_config.json").write_text(json.dumps(config), encoding="utf-8")
+        return AutoImageProcessor.from_pretrained(folder)
 
 
 if __name__ == "__main__":

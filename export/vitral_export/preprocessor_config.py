@@ -1,7 +1,7 @@
 """Hugging Face's preprocessor_config.json of a ViT, read and written.
 
-What is read means what `ViTImageProcessor` of transformers 5 makes of it: a key that is absent or null is the
-class's default. Whatever would change pixels and cannot be honoured is refused by name.
+What is read means what `ViTImageProcessor` of transformers 5 makes of it: a key that is absent is the class's
+default, and a switch that is null is off. What would change pixels and cannot be honoured is refused by name.
 """
 
 from __future__ import annotations
@@ -95,10 +95,11 @@ def read(
     if kind not in TYPES:
         known = ", ".join(TYPES)
         raise InvalidArgumentError(f"{FILE}: {kind!r} is no image processor of a ViT; known are {known}")
-    given = {key: value for key, value in config.items() if value is not None and key not in _WITHOUT_EFFECT}
-    # What is False is switched off, whatever it is.
-    if unknown := sorted(key for key, value in given.items() if key not in _DEFAULTS and value is not False):
+    # What is off or null does nothing, whatever it is.
+    used = {key for key, value in config.items() if value is not None and value is not False}
+    if unknown := sorted(used - {*_DEFAULTS, *_WITHOUT_EFFECT}):
         raise InvalidArgumentError(f"{FILE}: {', '.join(unknown)} cannot be honoured")
+    given = {key: config[key] for key in _DEFAULTS if key in config}
     return contracts.stated(_preprocessing({**_DEFAULTS, **given}), contract or TYPES[kind])
 
 
@@ -143,7 +144,7 @@ def _parsed(path: Path) -> Mapping[str, Any]:
 
 
 def _preprocessing(config: Mapping[str, Any]) -> pb.Preprocessing:
-    flags = {key: _flag(config, key) for key in _DEFAULTS if isinstance(_DEFAULTS[key], bool)}
+    flags = {key: _flag(config, key) for key, value in _DEFAULTS.items() if isinstance(value, bool)}
     _refuse(flags)
     normalised = flags["do_normalize"]
     told = pb.Preprocessing(
@@ -180,6 +181,8 @@ def _refuse(flags: Mapping[str, bool]) -> None:
 
 def _flag(config: Mapping[str, Any], key: str) -> bool:
     value = config[key]
+    if value is None:
+        return key == "do_convert_rgb"  # a ViT's own default: pictures are RGB by the time they come to it
     if not isinstance(value, bool):
         raise InvalidArgumentError(f"{FILE}: {key} is true or false, not {value!r}")
     return value
