@@ -23,9 +23,9 @@ _WEIGHT_LIMIT = 1 << 15
 _MOST_PRECISION = 22
 
 # Outputs of one matrix: more would multiply more zeros, fewer would cost more calls.
-_BLOCK = 8
+_BLOCK = 12
 # Multiplications of one product. Small ones stay in the cache, and on the caller's own thread.
-_PRODUCT = 1 << 18
+_PRODUCT = 1 << 17
 
 
 def _triangle(x: NDArray[np.float64]) -> NDArray[np.float64]:
