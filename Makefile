@@ -22,6 +22,8 @@ READY := $(VENV)/.ready-$(RUNTIME)
 PROTO_VENV := .venv-proto
 PROTO_BIN := $(PROTO_VENV)/bin
 PROTO_READY := $(PROTO_VENV)/.ready
+TORCHVISION_VENV := .venv-torchvision
+TORCHVISION_READY := $(TORCHVISION_VENV)/.ready
 # The released contract: `.venv/bin/buf build -o protos/vitral-v1.binpb`, run once at the first release and checked in.
 RELEASED := protos/vitral-v1.binpb
 
@@ -30,12 +32,12 @@ define need_python
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo export serve test lint proto proto-check bench clean
+.PHONY: help setup demo export serve test lint proto proto-check golden-torchvision bench clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is"
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' \
-		| while IFS=$$'\t' read -r target what; do printf '  %-12s %s\n' "$$target" "$$what"; done
+		| while IFS=$$'\t' read -r target what; do printf '  %-18s %s\n' "$$target" "$$what"; done
 
 setup: $(READY) ## Make .venv with everything to develop, export and serve (RUNTIME=gpu|cuda|cpu)
 	@echo "$(VENV) is ready (runtime: $(RUNTIME))"
@@ -92,9 +94,21 @@ $(PROTO_READY): constraints-proto.txt
 	@$(PROTO_BIN)/python -m pip install -qq --constraint constraints-proto.txt grpcio-tools mypy-protobuf
 	@touch $@
 
+golden-torchvision: $(TORCHVISION_READY) ## Make the golden pixels of contract hf-torchvision again (several GB of libraries)
+	@$(TORCHVISION_VENV)/bin/python tools/golden_torchvision.py
+
+$(TORCHVISION_READY): constraints-torchvision.txt
+	$(need_python)
+	@echo "setting up $(TORCHVISION_VENV)"
+	@rm -rf $(TORCHVISION_VENV)
+	@"$(PYTHON)" -m venv $(TORCHVISION_VENV)
+	@$(TORCHVISION_VENV)/bin/python -m pip install -qq --constraint constraints-torchvision.txt \
+		numpy pillow scikit-image torch torchvision transformers
+	@touch $@
+
 bench: $(READY) ## Measure PyTorch eager, the engine in process and served, in one run
 	@$(BIN)/python -m benchmarks.thread $(ARGS)
 
 clean: ## Remove environments, builds and caches (models/ stays)
-	rm -rf $(VENV) $(PROTO_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PROTO_VENV) $(TORCHVISION_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -124,11 +124,11 @@ def test_weights_that_are_not_float32_are_refused_by_name(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"preprocessing": None}, "preprocessing is auto, none or a Preprocessing, not None"),
-        (
-            {"preprocessing": {"mean": 0.5}},
-            "preprocessing is auto, none or a Preprocessing, not {'mean': 0.5}",
-        ),
+        ({"preprocessing": None}, "a FILE.json or a Preprocessing, not None"),
+        ({"preprocessing": {"mean": 0.5}}, "a FILE.json or a Preprocessing, not {'mean': 0.5}"),
+        ({"preprocessing": "hf-tensorflow"}, "hf-pil, hf-torchvision, .*, not 'hf-tensorflow'"),
+        ({"high_depth": "white"}, "high depth is refuse or scale, not 'white'"),
+        ({"preprocessing": "none", "high_depth": "scale"}, "the model takes no pictures"),
         ({"name": 5}, "name 5 is not possible"),
         ({"repo": ""}, "the repository's name is empty"),
     ],

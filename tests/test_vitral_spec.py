@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 import pytest
@@ -162,5 +163,30 @@ def test_words_are_no_part_of_the_identity() -> None:
     said = specs.identity(model, {})
     model.preprocessing.bound = "in other words"
     assert specs.identity(model, {}) == said
-    model.preprocessing.rescale_factor = 0.5
-    assert specs.identity(model, {}) != said
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("contract", "hf-torchvision"),
+        ("rescale_factor", 0.5),
+        ("resample", pb.RESAMPLE_BICUBIC),
+        ("size", tensor_pb2.ImageSize(height=8, width=8)),
+        ("crop_size", tensor_pb2.ImageSize(height=8, width=8)),
+        ("shortest_edge", 8),
+        ("mean", [0.5]),
+        ("std", [0.5]),
+        ("high_depth", "divide-by-257"),
+    ],
+)
+def test_every_number_of_the_preprocessing_is_part_of_the_identity(field: str, value: Any) -> None:
+    model = pb.ModelSpec(opset=20, preprocessing=pb.Preprocessing(contract="hf-pil"))
+    before = specs.identity(model, {})
+    model.preprocessing.MergeFrom(pb.Preprocessing(**{field: value}))
+    assert specs.identity(model, {}) != before
+
+
+def test_a_crop_is_the_size_of_the_input() -> None:
+    size, crop = tensor_pb2.ImageSize(height=9, width=8), tensor_pb2.ImageSize(height=7, width=6)
+    assert specs.input_size(pb.Preprocessing(size=size)) == size
+    assert specs.input_size(pb.Preprocessing(size=size, crop_size=crop)) == crop

@@ -8,10 +8,11 @@ from pathlib import Path
 
 from torch import nn
 
+from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
 from vitral_export import artifact, onnx_graph, preprocessing, repository, sources, verify
 from vitral_export.loaded import Loaded, Options
-from vitral_export.preprocessing import Choice
+from vitral_export.preprocessing import Choice, HighDepth
 from vitral_export.wrap import Inference
 
 
@@ -36,6 +37,7 @@ def export(
     name: str,
     repo: str | os.PathLike[str],
     preprocessing: Choice = "auto",
+    high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
     options: Options | None = None,
 ) -> Exported:
@@ -45,7 +47,8 @@ def export(
         module: any module from images to tensors, trained or not. It is not changed.
         name: folder of the model in the repository.
         repo: the repository; made where it is missing.
-        preprocessing: `auto` for the module's usual one, `none`, or one's own numbers.
+        preprocessing: `auto` for the module's usual one, `none`, a contract, FILE.json, or numbers.
+        high_depth: `refuse` 16-bit grey pictures, or `scale` them to 8 bits.
         opset: ONNX operator set, 18 to 23.
         options: which outputs, and what a module of one's own does not say itself: its image and patch size,
             its channels, the tokens in front of the patches.
@@ -56,7 +59,12 @@ def export(
         ProofError: the export does not agree with the module. Nothing is installed then.
     """
     return build(
-        sources.given(module, options), name=name, repo=repo, preprocessing=preprocessing, opset=opset
+        sources.given(module, options),
+        name=name,
+        repo=repo,
+        preprocessing=preprocessing,
+        high_depth=high_depth,
+        opset=opset,
     )
 
 
@@ -66,13 +74,14 @@ def build(
     name: str,
     repo: str | os.PathLike[str],
     preprocessing: Choice = "auto",
+    high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
 ) -> Exported:
     """Exports a loaded source; see `export`."""
     onnx_graph.check_opset(opset)
     repository.check_name(name)
     folder = repository.check_repo(repo)
-    chosen = with_preprocessing(loaded, preprocessing)
+    chosen = with_preprocessing(loaded, preprocessing, high_depth=high_depth)
     wrapped = Inference(chosen)
     with repository.staging(folder, name) as stage:
         spec = artifact.write_graphs(stage.folder, wrapped, chosen, name=name, opset=opset)
@@ -85,11 +94,16 @@ def build(
         return Exported(stage.install(spec), spec, changed=True)
 
 
-def with_preprocessing(loaded: Loaded, choice: Choice) -> Loaded:
+def with_preprocessing(loaded: Loaded, choice: Choice, *, high_depth: HighDepth = "refuse") -> Loaded:
     """The source with the preprocessing that was asked for.
 
     Raises:
         InvalidArgumentError: it does not fit the module.
     """
-    size = loaded.architecture.image_size
-    return replace(loaded, preprocessing=preprocessing.choose(choice, own=loaded.preprocessing, size=size))
+    size, own = loaded.architecture.image_size, loaded.preprocessing
+    if loaded.undecided:
+        if isinstance(choice, str) and choice in preprocessing.OF_THE_SOURCE:
+            raise InvalidArgumentError(loaded.undecided)
+        own = preprocessing.default(size.height)
+    chosen = preprocessing.choose(choice, own=own, size=size, high_depth=high_depth)
+    return replace(loaded, preprocessing=chosen)

@@ -46,6 +46,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--name", required=True, help="name of the model in the repository")
     build.add_argument("--repo", default="models", help="model repository (default: %(default)s)")
     build.add_argument("--opset", type=int, default=20, help="ONNX operator set, 18 to 23 (default: 20)")
+    _add_preprocessing_options(build)
     _add_source_options(build)
 
     verify = commands.add_parser("verify", help="replay a model's proof here; without torch")
@@ -66,6 +67,13 @@ def _parser() -> argparse.ArgumentParser:
     sources = commands.add_parser("sources", help="list what can be exported")
     sources.add_argument("--json", action="store_true", help="names and summaries as JSON")
     return parser
+
+
+def _add_preprocessing_options(parser: argparse.ArgumentParser) -> None:
+    which = "auto (the source's), none, hf-pil, hf-torchvision, [CONTRACT:]FILE.json (default: %(default)s)"
+    parser.add_argument("--preprocessing", default="auto", metavar="WHICH", help=which)
+    deep = "16-bit grey pictures: refused, or divided by 257 (default: %(default)s)"
+    parser.add_argument("--high-depth", choices=("refuse", "scale"), default="refuse", help=deep)
 
 
 def _add_source_options(parser: argparse.ArgumentParser) -> None:

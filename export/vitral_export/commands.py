@@ -27,7 +27,14 @@ def _build(arguments: argparse.Namespace) -> None:
     from vitral_export import tables
     from vitral_export.build import build
 
-    done = build(_loaded(arguments), name=arguments.name, repo=arguments.repo, opset=arguments.opset)
+    done = build(
+        _loaded(arguments),
+        name=arguments.name,
+        repo=arguments.repo,
+        preprocessing=arguments.preprocessing,
+        high_depth=arguments.high_depth,
+        opset=arguments.opset,
+    )
     out = tables.console()
     if not done.changed:
         out.print(f"{done.path} has this identity already: nothing changed")

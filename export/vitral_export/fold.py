@@ -18,6 +18,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
+from vitral import spec as specs
 from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
@@ -68,19 +69,13 @@ class Folding:
 
 def pixels_input(preprocessing: pb.Preprocessing) -> pb.GraphInput:
     """The input `pixels`: uint8 (B, H, W, 3)."""
-    height, width = output_size(preprocessing)
+    size = specs.input_size(preprocessing)
     return pb.GraphInput(
         name=_PIXELS,
         dtype=tensor_pb2.DATA_TYPE_UINT8,
-        axes=axes(batch=0, height=height, width=width, channel=3),
+        axes=axes(batch=0, height=size.height, width=size.width, channel=3),
         folded=True,
     )
-
-
-def output_size(preprocessing: pb.Preprocessing) -> tuple[int, int]:
-    """Height and width of what the preprocessing gives."""
-    size = preprocessing.size
-    return size.height, size.width
 
 
 def folded_weights(
@@ -257,7 +252,8 @@ def _replace_input(
     _insert(graph, list(graph.node).index(projection), centred)
     _insert(graph, 0, [first])
     graph.initializer.append(numpy_helper.from_array(np.array(CENTRE, np.float32), "pixels_centre"))
-    shape: list[str | int | None] = ["batch", *output_size(preprocessing), 3]
+    size = specs.input_size(preprocessing)
+    shape: list[str | int | None] = ["batch", size.height, size.width, 3]
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(_PIXELS, onnx.TensorProto.UINT8, shape))
 

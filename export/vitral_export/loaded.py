@@ -92,6 +92,7 @@ class Loaded:
         architecture: its sizes.
         source: where module and weights came from.
         preprocessing: from picture to input; None where only `prepared` is accepted.
+        undecided: why the source does not say what its pictures go through, though it takes some.
         embedding: tensors of embedding.safetensors: `projection.weight` (D, C, P, P), `projection.bias` (D,),
             `cls_token` (D,), `position_embedding` (prefix + N, D), those there are.
     """
@@ -104,6 +105,7 @@ class Loaded:
     source: pb.Source
     preprocessing: pb.Preprocessing | None
     embedding: Mapping[str, Array]
+    undecided: str = ""
 
 
 @dataclass(frozen=True)

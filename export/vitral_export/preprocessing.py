@@ -1,48 +1,47 @@
-"""Preprocessing that an artifact promises, and its Hugging Face file."""
+"""Preprocessing that an artifact promises: which one, and its Hugging Face file."""
 
 from __future__ import annotations
 
-import json
-import math
-from typing import Literal
+import os
+from typing import Literal, TypeAlias
 
-from vitral.errors import ArtifactError, InvalidArgumentError
+from vitral import spec as specs
+from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
-from vitral_engine.preprocess import Preprocessor
+from vitral_engine.image import DIVIDE
+from vitral_export import contract as contracts
+from vitral_export import preprocessor_config
 
-FILE = "preprocessor_config.json"
+FILE = preprocessor_config.FILE
 """Name of the Hugging Face file in the version folder."""
 
-Choice = pb.Preprocessing | Literal["auto", "none"]
-"""`auto`: what the source brings; `none`: only `prepared` rows are accepted; or one's own numbers."""
+Choice: TypeAlias = pb.Preprocessing | str | os.PathLike[str]
+"""`auto`: what the source brings; `none`: only `prepared` rows are accepted; `hf-pil` or `hf-torchvision`:
+what the source brings, under this contract; FILE.json: that preprocessor_config.json, under the contract that
+the class in it means, or CONTRACT:FILE.json; or one's own numbers."""
 
-# Pillow's numbers, which preprocessor_config.json uses.
-_PILLOW = {
-    pb.RESAMPLE_NEAREST: 0,
-    pb.RESAMPLE_LANCZOS: 1,
-    pb.RESAMPLE_BILINEAR: 2,
-    pb.RESAMPLE_BICUBIC: 3,
-    pb.RESAMPLE_BOX: 4,
-    pb.RESAMPLE_HAMMING: 5,
-}
+OF_THE_SOURCE = ("auto", *contracts.BOUNDS)
+"""Choices whose numbers are those that the source brings."""
+
+HighDepth: TypeAlias = Literal["refuse", "scale"]
+"""16-bit grey pictures: `refuse` them, or `scale` them to 8 bits by dividing by 257."""
+
+HIGH_DEPTH: tuple[HighDepth, ...] = ("refuse", "scale")
+"""Every rule for 16-bit pictures, the default first."""
 
 
 def default(size: int) -> pb.Preprocessing:
-    """What `ViTImageProcessor` does by default, for square images of this size."""
-    return pb.Preprocessing(
-        contract="hf-pil",
-        size=tensor_pb2.ImageSize(height=size, width=size),
-        resample=pb.RESAMPLE_BILINEAR,
-        rescale_factor=1 / 255,
-        mean=[0.5, 0.5, 0.5],
-        std=[0.5, 0.5, 0.5],
-        bound="bit for bit transformers' ViTImageProcessorPil",
-    )
+    """What `ViTImageProcessorPil` does by default, for square images of this size."""
+    return preprocessor_config.read({"size": size}, contract="hf-pil")
 
 
 def choose(
-    choice: Choice, *, own: pb.Preprocessing | None, size: tensor_pb2.ImageSize
+    choice: Choice,
+    *,
+    own: pb.Preprocessing | None,
+    size: tensor_pb2.ImageSize,
+    high_depth: str = "refuse",
 ) -> pb.Preprocessing | None:
     """The preprocessing of an artifact.
 
@@ -50,42 +49,58 @@ def choose(
         choice: what was asked for.
         own: what the source brings; None where its images are not RGB.
         size: image size of the module.
+        high_depth: `refuse` or `scale`, for 16-bit grey pictures.
 
     Raises:
         InvalidArgumentError: the numbers asked for do not fit the module, or mean nothing.
     """
-    if isinstance(choice, str) and choice in ("auto", "none"):
-        return own if choice == "auto" else None
-    if not isinstance(choice, pb.Preprocessing):
-        raise InvalidArgumentError(f"preprocessing is auto, none or a Preprocessing, not {choice!r}")
-    if own is None:
-        raise InvalidArgumentError("preprocessing gives 3 channels, which the module does not take")
-    if choice.size != size:
-        given, taken = (f"{item.height} x {item.width}" for item in (choice.size, size))
-        raise InvalidArgumentError(f"preprocessing gives {given}, the module takes {taken}")
-    numbers = [choice.rescale_factor, *choice.mean, *choice.std]
-    if not all(map(math.isfinite, numbers)) or choice.rescale_factor <= 0 or min(choice.std, default=0) <= 0:
-        raise InvalidArgumentError("preprocessing needs a positive rescale factor and positive deviations")
-    try:
-        Preprocessor(choice)
-    except ArtifactError as error:
-        raise InvalidArgumentError(str(error)) from None
-    return choice
+    if high_depth not in HIGH_DEPTH:
+        raise InvalidArgumentError(f"high depth is {' or '.join(HIGH_DEPTH)}, not {high_depth!r}")
+    found = _found(choice, own)
+    if found is None:
+        if high_depth == "scale":
+            raise InvalidArgumentError("16-bit pictures cannot be scaled: the model takes no pictures")
+        return None
+    chosen = pb.Preprocessing()
+    chosen.CopyFrom(found)
+    if high_depth == "scale":
+        chosen.high_depth = DIVIDE
+    contracts.check(chosen)
+    given = specs.input_size(chosen)
+    if given != size:
+        said, taken = (f"{item.height} x {item.width}" for item in (given, size))
+        raise InvalidArgumentError(f"preprocessing gives {said}, the module takes {taken}")
+    return chosen
 
 
 def hugging_face(preprocessing: pb.Preprocessing) -> str:
-    """The text of preprocessor_config.json, as `ViTImageProcessor.save_pretrained` would mean it."""
-    size = preprocessing.size
-    config = {
-        "do_convert_rgb": True,
-        "do_normalize": True,
-        "do_rescale": True,
-        "do_resize": True,
-        "image_mean": list(preprocessing.mean),
-        "image_processor_type": "ViTImageProcessor",
-        "image_std": list(preprocessing.std),
-        "resample": _PILLOW[preprocessing.resample],
-        "rescale_factor": preprocessing.rescale_factor,
-        "size": {"height": size.height, "width": size.width},
-    }
-    return json.dumps(config, indent=2) + "\n"
+    """The text of preprocessor_config.json; see `preprocessor_config.write`."""
+    return preprocessor_config.write(preprocessing)
+
+
+def _found(choice: Choice, own: pb.Preprocessing | None) -> pb.Preprocessing | None:
+    if choice == "none":
+        return None
+    if choice == "auto":
+        return own
+    if not isinstance(choice, pb.Preprocessing | str | os.PathLike):
+        raise InvalidArgumentError(f"preprocessing is {_KNOWN}, not {choice!r}")
+    if own is None:
+        raise InvalidArgumentError("preprocessing gives 3 channels, which the module does not take")
+    if isinstance(choice, pb.Preprocessing):
+        return choice
+    if choice in contracts.BOUNDS:
+        return contracts.stated(own, os.fspath(choice))
+    return _from_file(os.fspath(choice))
+
+
+def _from_file(choice: str) -> pb.Preprocessing:
+    contract, colon, file = choice.partition(":")
+    if colon and contract in contracts.BOUNDS:
+        return preprocessor_config.read(file, contract=contract)
+    if not choice.endswith(".json"):
+        raise InvalidArgumentError(f"preprocessing is {_KNOWN}, not {choice!r}")
+    return preprocessor_config.read(choice)
+
+
+_KNOWN = "auto, none, hf-pil, hf-torchvision, a FILE.json or a Preprocessing"

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
-from vitral_export import checkpoint, preprocessor_config
+from vitral_export import checkpoint
 from vitral_export.families import hugging_face
 from vitral_export.loaded import Kind, Loaded, Options, source_of
 from vitral_export.modules import ManualPatchEmbedding, PatchEmbedding, ViTEmbedding
@@ -74,10 +74,9 @@ def _from_hugging_face(kind: Kind, options: Options) -> Loaded:
     loaded = kind.describe(module, source)
     if loaded.preprocessing is None:
         return loaded
-    size = loaded.architecture.image_size
     told = hugging_face.processor(name, options.revision)
-    own = preprocessor_config.of_checkpoint(told, said, size=(size.height, size.width))
-    return replace(loaded, preprocessing=own)
+    own, undecided = hugging_face.preprocessing_of(told, said)
+    return replace(loaded, preprocessing=own, undecided=undecided)
 
 
 def _sized(kind: Kind, options: Options, tensors: Mapping[str, Tensor], model: nn.Module) -> Options:

@@ -15,6 +15,7 @@ from vitral import spec as specs
 from vitral import tensors
 from vitral.v1 import model_pb2 as pb
 from vitral_export import figures
+from vitral_export.contract import described
 from vitral_export.numbers import Run
 
 FILE = "report.html"
@@ -77,7 +78,7 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
     told = spec.preprocessing
     how = "none: only prepared float32 rows are accepted"
     if spec.HasField("preprocessing"):
-        how = f"{told.contract}, mean {list(told.mean)}, std {list(told.std)}"
+        how = f"{described(told)}; {told.bound or 'no bound stated'}"
     outputs = (f"{item.name} ({_axes(item.axes)}): {item.meaning}" for item in spec.outputs)
     graphs = (
         f"{item.file}: {item.input.name} {tensors.name_of(item.input.dtype)} ({_axes(item.input.axes)})"

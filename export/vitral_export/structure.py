@@ -20,7 +20,7 @@ from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_export import onnx_operations, torch_operations
 from vitral_export.builder import Builder
-from vitral_export.fold import CENTRE, output_size, plan
+from vitral_export.fold import CENTRE, plan
 from vitral_export.onnx_graph import TRACED_BATCH
 from vitral_export.operations import INPUT, Operand, Program, Weight, differences
 from vitral_export.wrap import Inference
@@ -70,7 +70,8 @@ def folded(own: Program, preprocessing: pb.Preprocessing) -> Program:
     """
     folding = plan(own)
     weight, bias = folding.pair(preprocessing)
-    height, width = output_size(preprocessing)
+    size = specs.input_size(preprocessing)
+    height, width = size.height, size.width
     builder = Builder((None, height, width, 3))
     perm = {"perm": (0, 3, 1, 2)}
     pixels = builder.add("Transpose", [INPUT], name="pixels", shape=(None, 3, height, width), attributes=perm)

@@ -11,6 +11,7 @@ from rich.table import Table
 from vitral import spec as specs
 from vitral import tensors
 from vitral.v1 import model_pb2 as pb
+from vitral_export.contract import described
 
 if TYPE_CHECKING:  # it imports the runtime, which a table of a spec can do without
     from vitral_engine.replay import ReplayRow
@@ -93,10 +94,7 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
     item, told = spec.architecture, spec.preprocessing
     preprocessing = "none, prepared rows only"
     if spec.HasField("preprocessing"):
-        preprocessing = (
-            f"{told.contract}, {told.size.height} x {told.size.width}, x {told.rescale_factor:.6g}, "
-            f"mean {list(told.mean)}, std {list(told.std)}"
-        )
+        preprocessing = described(told)
     note = spec.source.weights_note
     return [
         ("weights", note.upper() if specs.is_random(spec) else note),

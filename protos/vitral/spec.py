@@ -119,6 +119,11 @@ def float_graph(spec: pb.ModelSpec) -> pb.Graph:
     raise ArtifactError(f"model {spec.name} has no float32 graph")
 
 
+def input_size(preprocessing: pb.Preprocessing) -> tensor_pb2.ImageSize:
+    """Size of the pixels that a graph takes: that of the crop where there is one, else of the resize."""
+    return preprocessing.crop_size if preprocessing.HasField("crop_size") else preprocessing.size
+
+
 def cheapest_graph(spec: pb.ModelSpec, outputs: Sequence[str], *, pixels: bool) -> pb.Graph:
     """The first graph that gives these outputs; from uint8 pixels where `pixels` allows it."""
     for graph in spec.graphs:

@@ -1,7 +1,8 @@
 """Image files to RGB pixels, as `transformers.image_utils.load_image` reads them.
 
 EXIF orientation is applied. L, LA, P, 1, RGBA and CMYK become RGB, alpha over white. Sixteen-bit and float
-modes are refused by name: Pillow's conversion would saturate them without a word.
+modes are refused by name: Pillow's conversion would saturate them without a word. A spec may have a rule for
+unsigned 16-bit grey.
 """
 
 from __future__ import annotations
@@ -26,30 +27,42 @@ MAX_SIDE = 65_535
 MAX_SCANS = 100
 """Most scans of a JPEG. A few hundred kilobytes of empty progressive scans would decode for minutes."""
 
-_WIDE = ("I", "F")
+DIVIDE = "divide-by-257"
+"""Rule for 16-bit pictures: unsigned grey is divided by 257, rounded to the nearest level."""
+
+HIGH_DEPTH_RULES = ("", DIVIDE)
+"""Rules for 16-bit pictures; the empty one refuses them."""
+
+_SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
+_BITS, _PHOTOMETRIC = 258, 262  # TIFF tags
 _KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
 
 
-def decode(data: bytes, *, max_pixels: int = MAX_PIXELS) -> NDArray[np.uint8]:
+def decode(data: bytes, *, max_pixels: int = MAX_PIXELS, high_depth: str = "") -> NDArray[np.uint8]:
     """The image in `data` as uint8 (H, W, 3).
 
     Raises:
         ImageError: see `open_rgb`.
     """
-    return np.asarray(open_rgb(data, max_pixels=max_pixels))
+    return np.asarray(open_rgb(data, max_pixels=max_pixels, high_depth=high_depth))
 
 
-def open_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_rgb(data: bytes, *, max_pixels: int = MAX_PIXELS, high_depth: str = "") -> Image.Image:
     """The image in `data`, decoded, upright, in mode RGB.
 
     Raises:
         ImageError: see `open_header` and `to_rgb`.
     """
-    return to_rgb(open_header(data, max_pixels=max_pixels), len(data))
+    return to_rgb(open_header(data, max_pixels=max_pixels, high_depth=high_depth), len(data))
 
 
-def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS, high_depth: str = "") -> Image.Image:
     """The image in `data`, of which only the header was read.
+
+    Args:
+        data: the bytes of an image file.
+        max_pixels: most pixels.
+        high_depth: rule for 16-bit pictures, one of `HIGH_DEPTH_RULES`.
 
     Raises:
         ImageError: cause `empty`, `format`, `too_many_pixels`, `mode` or `corrupt`.
@@ -64,8 +77,10 @@ def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
     if max(width, height) > MAX_SIDE:
         message = f"image is {height} x {width}, a side over the limit of {MAX_SIDE}"
         raise ImageError(message, cause="too_many_pixels")
-    if image.mode.startswith(_WIDE) or image.mode not in _KNOWN:
+    if (high_depth != DIVIDE or image.mode not in _SIXTEEN) and image.mode not in _KNOWN:
         raise ImageError(f"image mode {image.mode} cannot be turned into 8-bit RGB faithfully", cause="mode")
+    if image.mode in _SIXTEEN:
+        _check_sixteen(image)
     # Inside a scan the two bytes cannot stand, so that this counts scans, and those of embedded previews.
     if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
         message = f"JPEG of {len(data)} bytes has {scans} scans, over the limit of {MAX_SCANS}"
@@ -99,7 +114,28 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         raise ImageError(message, cause="format") from error
 
 
+def _check_sixteen(image: Image.Image) -> None:
+    """Refuses what Pillow gives as 16 bits though its values are fewer, or upside down."""
+    tags = getattr(image, "tag_v2", {})  # TIFF has them
+    bits = tags.get(_BITS, (16,))[0]
+    if bits != 16:
+        raise ImageError(f"image mode {image.mode} of {bits} bits cannot be scaled from 16", cause="mode")
+    if tags.get(_PHOTOMETRIC) == 0:
+        raise ImageError(f"image mode {image.mode} with white as 0 cannot be scaled", cause="mode")
+
+
+def _from_sixteen(image: Image.Image) -> Image.Image:
+    """Unsigned 16-bit grey as RGB, the transparent value white."""
+    wide = np.asarray(image)
+    levels = ((wide.astype(np.uint32) + 128) // 257).astype(np.uint8)
+    if (transparent := image.info.get("transparency")) is not None:
+        levels[wide == transparent] = 255
+    return Image.fromarray(levels).convert("RGB")
+
+
 def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode in _SIXTEEN:
+        return _from_sixteen(image)
     if image.has_transparency_data:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image.convert("RGBA")).convert("RGB")

@@ -58,7 +58,8 @@ class Intake:
             InvalidArgumentError: the model takes `prepared` only.
         """
         preprocessor = self._require()
-        opened = images.open_header(data, max_pixels=self._max_pixels)
+        rule = self._spec.preprocessing.high_depth
+        opened = images.open_header(data, max_pixels=self._max_pixels, high_depth=rule)
         with _room(opened):
             start = perf_counter()
             rgb = images.to_rgb(opened, len(data))

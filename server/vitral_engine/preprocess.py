@@ -1,11 +1,17 @@
 """From RGB pixels to the model's input, under the preprocessing contract of its spec.
 
-Contract `hf-pil` is `transformers`' ViTImageProcessorPil: Pillow's resize on uint8, then
-(u * rescale_factor - mean) / std in its order of roundings. All that follows the resize depends on the byte
-alone, so it is a table of 256 values a channel: exact and cheap.
+`hf-pil` is `transformers`' ViTImageProcessorPil: Pillow's resize on uint8, then
+(u * rescale_factor - mean) / std in its order of roundings. `hf-torchvision` is ViTImageProcessor where
+torchvision is installed: the resize of `antialias`, then (u - mean / factor) / (std / factor). Both may crop
+around the centre. All that follows depends on the byte alone, so it is a table of 256 values a channel: exact
+and cheap.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +19,38 @@ from PIL import Image
 
 from vitral.errors import ArtifactError
 from vitral.v1 import model_pb2 as pb
+from vitral_engine import antialias, crop
+from vitral_engine.image import HIGH_DEPTH_RULES
 
-_RESAMPLE = {
-    pb.RESAMPLE_NEAREST: Image.Resampling.NEAREST,
-    pb.RESAMPLE_BILINEAR: Image.Resampling.BILINEAR,
-    pb.RESAMPLE_BICUBIC: Image.Resampling.BICUBIC,
-    pb.RESAMPLE_LANCZOS: Image.Resampling.LANCZOS,
-    pb.RESAMPLE_BOX: Image.Resampling.BOX,
-    pb.RESAMPLE_HAMMING: Image.Resampling.HAMMING,
-}
+Picture = Image.Image | NDArray[np.uint8]
+
+_PILLOW: Mapping[pb.Resample.ValueType, Image.Resampling] = MappingProxyType(
+    {
+        pb.RESAMPLE_NEAREST: Image.Resampling.NEAREST,
+        pb.RESAMPLE_BILINEAR: Image.Resampling.BILINEAR,
+        pb.RESAMPLE_BICUBIC: Image.Resampling.BICUBIC,
+        pb.RESAMPLE_LANCZOS: Image.Resampling.LANCZOS,
+        pb.RESAMPLE_BOX: Image.Resampling.BOX,
+        pb.RESAMPLE_HAMMING: Image.Resampling.HAMMING,
+    }
+)
+
+
+@dataclass(frozen=True)
+class _Contract:
+    """What two contracts do differently.
+
+    Attributes:
+        interpolations: those it has.
+        resize: picture, (height, width) and interpolation to uint8 (height, width, 3).
+        table: the float32 value of each byte, (3, 256).
+        in_front: 1 where an odd number of padded rows has the larger half in front, 0 where behind.
+    """
+
+    interpolations: Collection[pb.Resample.ValueType]
+    resize: Callable[[Picture, tuple[int, int], pb.Resample.ValueType], NDArray[np.uint8]]
+    table: Callable[[pb.Preprocessing], NDArray[np.float32]]
+    in_front: int
 
 
 class Preprocessor:
@@ -33,22 +62,30 @@ class Preprocessor:
 
     def __init__(self, preprocessing: pb.Preprocessing) -> None:
         self.spec = preprocessing
-        if preprocessing.contract != "hf-pil":
-            raise ArtifactError(f"unknown preprocessing contract {preprocessing.contract!r}; known is hf-pil")
-        if preprocessing.HasField("crop_size") or preprocessing.shortest_edge:
-            raise ArtifactError("contract hf-pil here resizes to an exact size; crops are not supported")
-        if preprocessing.resample not in _RESAMPLE:
-            raise ArtifactError("the preprocessing names no interpolation")
-        if len(preprocessing.mean) != 3 or len(preprocessing.std) != 3 or 0 in preprocessing.std:
-            raise ArtifactError("the preprocessing needs three means and three non-zero standard deviations")
-        self._size = (preprocessing.size.width, preprocessing.size.height)
-        self._resample = _RESAMPLE[preprocessing.resample]
-        self._table = _table(preprocessing)
+        if preprocessing.contract not in CONTRACTS:
+            known = ", ".join(CONTRACTS)
+            raise ArtifactError(
+                f"unknown preprocessing contract {preprocessing.contract!r}; known are {known}"
+            )
+        self._contract = CONTRACTS[preprocessing.contract]
+        _check(preprocessing, self._contract)
+        self._table = self._contract.table(preprocessing)
 
-    def resize(self, rgb: Image.Image | NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """RGB pixels (H, W, 3) of any size to uint8 (h, w, 3) of the contract's size."""
-        image = rgb if isinstance(rgb, Image.Image) else Image.fromarray(rgb)
-        return np.asarray(image.resize(self._size, self._resample))
+    def resize(self, rgb: Picture) -> NDArray[np.uint8]:
+        """RGB pixels (H, W, 3) of any size to uint8 (h, w, 3) of the contract's size, cropped where it crops.
+
+        Raises:
+            ValueError: the picture is so long that its resized form is too large.
+        """
+        told = self.spec
+        height, width = (rgb.height, rgb.width) if isinstance(rgb, Image.Image) else rgb.shape[:2]
+        target = crop.resized(told, height=height, width=width)
+        pixels = self._contract.resize(rgb, target, told.resample)
+        if not told.HasField("crop_size"):
+            return pixels
+        return crop.centre(
+            pixels, told.crop_size.height, told.crop_size.width, in_front=self._contract.in_front
+        )
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Resized pixels (..., h, w, 3) to the float32 input (..., 3, h, w)."""
@@ -56,9 +93,56 @@ class Preprocessor:
         return np.stack(planes, axis=-3)
 
 
-def _table(preprocessing: pb.Preprocessing) -> NDArray[np.float32]:
-    scaled = (np.arange(256, dtype=np.float64) * preprocessing.rescale_factor).astype(np.float32)
-    mean = np.array(preprocessing.mean, dtype=np.float32)[:, None]
-    std = np.array(preprocessing.std, dtype=np.float32)[:, None]
+def _check(told: pb.Preprocessing, contract: _Contract) -> None:
+    if told.resample == pb.RESAMPLE_UNSPECIFIED:
+        raise ArtifactError("the preprocessing names no interpolation")
+    if told.resample not in contract.interpolations:
+        name = pb.Resample.Name(told.resample).removeprefix("RESAMPLE_").lower()
+        raise ArtifactError(f"contract {told.contract} has no {name} interpolation")
+    if len(told.mean) != 3 or len(told.std) != 3 or 0 in told.std:
+        raise ArtifactError("the preprocessing needs three means and three non-zero standard deviations")
+    if told.high_depth not in HIGH_DEPTH_RULES:
+        raise ArtifactError(f"unknown rule {told.high_depth!r} for 16-bit pictures")
+    crop.check(told)
+
+
+def _pillow_resize(rgb: Picture, size: tuple[int, int], resample: pb.Resample.ValueType) -> NDArray[np.uint8]:
+    image = rgb if isinstance(rgb, Image.Image) else Image.fromarray(rgb)
+    height, width = size
+    return np.asarray(image.resize((width, height), _PILLOW[resample]))
+
+
+def _torchvision_resize(
+    rgb: Picture, size: tuple[int, int], resample: pb.Resample.ValueType
+) -> NDArray[np.uint8]:
+    height, width = size
+    return antialias.resize(np.asarray(rgb), height=height, width=width, resample=resample)
+
+
+def _pillow_table(told: pb.Preprocessing) -> NDArray[np.float32]:
+    scaled = (np.arange(256, dtype=np.float64) * told.rescale_factor).astype(np.float32)
+    mean, std = _columns(told)
     table: NDArray[np.float32] = (scaled - mean) / std
     return table
+
+
+def _torchvision_table(told: pb.Preprocessing) -> NDArray[np.float32]:
+    levels = np.float32(1.0 / told.rescale_factor)
+    mean, std = _columns(told)
+    table: NDArray[np.float32] = (np.arange(256, dtype=np.float32) - mean * levels) / (std * levels)
+    return table
+
+
+def _columns(told: pb.Preprocessing) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Mean and deviation as (3, 1)."""
+    mean, std = (np.array(values, dtype=np.float32)[:, None] for values in (told.mean, told.std))
+    return mean, std
+
+
+CONTRACTS: Mapping[str, _Contract] = MappingProxyType(
+    {
+        "hf-pil": _Contract(_PILLOW, _pillow_resize, _pillow_table, in_front=1),
+        "hf-torchvision": _Contract(antialias.KERNELS, _torchvision_resize, _torchvision_table, in_front=0),
+    }
+)
+"""Every contract by name."""

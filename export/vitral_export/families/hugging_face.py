@@ -126,9 +126,9 @@ def describe(
     rows, columns = image[0] // patch[0], image[1] // patch[1]
     pooled = getattr(model, "pooler", None) is not None
     outputs = _outputs(rows * columns, config.hidden_size, pooled, trained=not untrained)
-    told = None
+    told, undecided = None, ""
     if config.num_channels == 3:
-        told = preprocessor_config.of_checkpoint(processor, source.reference, size=image)
+        told, undecided = preprocessing_of(processor, source.reference)
     return Loaded(
         module=model,
         compute=_compute,
@@ -140,6 +140,22 @@ def describe(
         source=source,
         preprocessing=told,
         embedding=embedding_tensors(model),
+        undecided=undecided,
+    )
+
+
+def preprocessing_of(told: Mapping[str, Any] | None, where: str) -> tuple[pb.Preprocessing | None, str]:
+    """What a checkpoint's pictures go through, or why that is not known."""
+    if told is None:
+        why = f"{where} has no {preprocessor_config.FILE}"
+    else:
+        try:
+            return preprocessor_config.read(told), ""
+        except InvalidArgumentError as error:
+            why = f"{where}: {error}"
+    return (
+        None,
+        f"{why}: --preprocessing FILE.json says what its pictures go through, none that there are none",
     )
 
 

@@ -1,0 +1,72 @@
+"""The size of a resize, and the crop around the centre that may follow it."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vitral.errors import ArtifactError
+from vitral.v1 import model_pb2 as pb
+
+MAX_RESIZED = 16_000_000
+"""Most pixels after a resize of the shortest edge: a long and narrow picture would become a huge one."""
+
+
+def check(preprocessing: pb.Preprocessing) -> None:
+    """Refuses sizes that give no picture, or pictures of several sizes.
+
+    Raises:
+        ArtifactError: with the sizes.
+    """
+    sized, cropped = preprocessing.HasField("size"), preprocessing.HasField("crop_size")
+    if sized == bool(preprocessing.shortest_edge):
+        raise ArtifactError("the preprocessing needs a size or a shortest edge, and not both")
+    if preprocessing.shortest_edge and not cropped:
+        edge = preprocessing.shortest_edge
+        raise ArtifactError(f"a shortest edge of {edge} gives rows of many sizes: a crop size is needed")
+    sizes = {"size": sized, "crop_size": cropped}
+    for size in (getattr(preprocessing, name) for name, used in sizes.items() if used):
+        if not size.height or not size.width:
+            raise ArtifactError(f"the preprocessing has a size of {size.height} x {size.width}")
+
+
+def resized(preprocessing: pb.Preprocessing, *, height: int, width: int) -> tuple[int, int]:
+    """Height and width after the resize of a picture of this size.
+
+    Raises:
+        ValueError: they are too large.
+    """
+    edge = preprocessing.shortest_edge
+    if not edge:
+        return preprocessing.size.height, preprocessing.size.width
+    short, long = sorted((height, width))
+    longer = int(edge * long / short)  # in float and rounded down, as both libraries have it
+    if edge * longer > MAX_RESIZED:
+        size = f"{height} x {width}, its shortest edge at {edge}, becomes {edge} x {longer}"
+        raise ValueError(f"{size}, over the limit of {MAX_RESIZED} pixels")
+    return (longer, edge) if width <= height else (edge, longer)
+
+
+def centre(pixels: NDArray[np.uint8], height: int, width: int, *, in_front: int) -> NDArray[np.uint8]:
+    """The middle (height, width, 3) of pixels (H, W, 3), black where they are smaller.
+
+    Args:
+        pixels: what is cropped.
+        height: rows wanted.
+        width: columns wanted.
+        in_front: 1 where an odd number of missing rows has the larger half in front, 0 where behind.
+    """
+    (top, above), (left, before) = (
+        _middle(have, want, in_front) for have, want in zip(pixels.shape[:2], (height, width), strict=True)
+    )
+    kept = pixels[top : top + height, left : left + width]
+    if kept.shape[:2] == (height, width):
+        return np.ascontiguousarray(kept)
+    whole = np.zeros((height, width, pixels.shape[2]), np.uint8)
+    whole[above : above + kept.shape[0], before : before + kept.shape[1]] = kept
+    return whole
+
+
+def _middle(have: int, want: int, in_front: int) -> tuple[int, int]:
+    """First position kept of an axis, and the number of black ones in front of it."""
+    return (have - want) // 2 if have > want else 0, (want - have + in_front) // 2 if want > have else 0
