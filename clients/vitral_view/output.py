@@ -1,0 +1,77 @@
+"""Figures to a file: .png or .gif, written aside and renamed. The same scene gives the same bytes."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageColor
+
+from vitral.errors import InvalidArgumentError
+from vitral_view import animation, poster, style
+from vitral_view.scene import Scene
+
+FORMATS = (".png", ".gif")
+"""Suffixes of the files that can be written."""
+
+
+def check_target(path: Path) -> None:
+    """Refuses a file that could not be written, before anything is drawn.
+
+    Raises:
+        InvalidArgumentError: its suffix is none of `FORMATS`, its folder does not exist, or it is a folder.
+    """
+    if path.suffix.lower() not in FORMATS:
+        raise InvalidArgumentError(f"{path} ends in none of {', '.join(FORMATS)}")
+    if not path.parent.is_dir():
+        raise InvalidArgumentError(f"cannot write {path}: its folder does not exist")
+    if path.is_dir():
+        raise InvalidArgumentError(f"cannot write {path}: it is a folder")
+
+
+def write(path: Path | str, scene: Scene) -> None:
+    """Draws all steps on one page (.png), or one after the other (.gif).
+
+    Raises:
+        InvalidArgumentError: see `check_target`.
+        OSError: the file cannot be written.
+    """
+    path = Path(path)
+    check_target(path)
+    data = _png(scene) if path.suffix.lower() == ".png" else _gif(scene)
+    aside = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        aside.write_bytes(data)
+        aside.replace(path)
+    except OSError as error:
+        raise OSError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _png(scene: Scene) -> bytes:
+    buffer = io.BytesIO()
+    Image.fromarray(poster.draw(scene)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _gif(scene: Scene) -> bytes:
+    frames = animation.draw(scene)
+    first, *rest = (_paletted(frame.pixels) for frame in frames)
+    buffer = io.BytesIO()
+    durations = [frame.milliseconds for frame in frames]
+    first.save(buffer, "GIF", save_all=True, append_images=rest, duration=durations, loop=0, optimize=False)
+    return buffer.getvalue()
+
+
+def _paletted(pixels: NDArray[np.uint8]) -> Image.Image:
+    """A frame in 256 colours of its own, those of the words and marks among them: a photograph takes all."""
+    image = Image.fromarray(pixels)
+    colours = [ImageColor.getrgb(colour) for colour in style.MARKS]
+    kept = image.quantize(256 - len(colours)).getpalette() or []
+    palette = Image.new("P", (1, 1))
+    palette.putpalette([*(part for colour in colours for part in colour), *kept])
+    return image.quantize(palette=palette)
