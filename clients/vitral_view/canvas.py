@@ -39,7 +39,7 @@ class Box:
         return self.top + self.height
 
     def fit(self, columns: int, rows: int) -> Box:
-        """The largest box of this shape at the upper left; a whole multiple where that fills three quarters."""
+        """The largest box of this shape, upper left; a whole multiple where that fills three quarters."""
         times = min(self.width / columns, self.height / rows)
         if times >= 1 and int(times) >= 0.75 * times:
             times = int(times)
@@ -53,6 +53,7 @@ class Canvas:
         self.width, self.height = width, height
         self._figure = Figure(figsize=(width / _DPI, height / _DPI), dpi=_DPI, facecolor="white")
         self._agg = FigureCanvasAgg(self._figure)
+        self._layer = 0
 
     def pixels(self) -> NDArray[np.uint8]:
         """What has been drawn, uint8 (height, width, 3)."""
@@ -62,7 +63,7 @@ class Canvas:
     def picture(self, box: Box, rgb: NDArray[np.uint8]) -> None:
         """An image that has exactly the box's size: its pixels become the board's."""
         assert rgb.shape == (box.height, box.width, 3), (rgb.shape, box)
-        self._figure.figimage(rgb, box.left, self.height - box.bottom, origin="upper")
+        self._figure.figimage(rgb, box.left, self.height - box.bottom, origin="upper", zorder=self._next())
 
     def text(
         self,
@@ -85,6 +86,7 @@ class Canvas:
             fontproperties=style.font(size, bold=bold),
             ha=across,
             va=down,
+            zorder=self._next(),
             transform=IdentityTransform(),
             parse_math=False,
         )
@@ -100,11 +102,12 @@ class Canvas:
         self._figure.text(
             right,
             self.height - top,
-            said,
+            style.plain(said),
             color=style.INK,
             fontproperties=style.font(style.BODY, bold=loud),
             ha="right",
             va="top",
+            zorder=self._next(),
             bbox=frame,
             transform=IdentityTransform(),
             parse_math=False,
@@ -114,7 +117,9 @@ class Canvas:
         """Straight lines (left, top, left, top)."""
         segments = [((x, self.height - y), (u, self.height - v)) for x, y, u, v in ends]
         self._figure.add_artist(
-            LineCollection(segments, colors=colour, linewidths=width, transform=IdentityTransform())
+            LineCollection(
+                segments, colors=colour, linewidths=width, zorder=self._next(), transform=IdentityTransform()
+            )
         )
 
     def rectangle(self, box: Box, *, colour: str, width: float = 0.0, fill: str | None = None) -> None:
@@ -128,6 +133,7 @@ class Canvas:
                 facecolor=fill or "none",
                 linewidth=width,
                 joinstyle="miter",
+                zorder=self._next(),
                 transform=IdentityTransform(),
             )
         )
@@ -145,6 +151,7 @@ class Canvas:
                 color=colour,
                 shrinkA=0,
                 shrinkB=0,
+                zorder=self._next(),
                 transform=IdentityTransform(),
             )
         )
@@ -153,5 +160,11 @@ class Canvas:
         """Axes in a box, for curves."""
         bottom = (self.height - box.bottom) / self.height
         return self._figure.add_axes(
-            (box.left / self.width, bottom, box.width / self.width, box.height / self.height)
+            (box.left / self.width, bottom, box.width / self.width, box.height / self.height),
+            zorder=self._next(),
         )
+
+    def _next(self) -> int:
+        """A layer above all others: of itself matplotlib orders by kind, lines above rectangles."""
+        self._layer += 1
+        return self._layer

@@ -68,10 +68,14 @@ def _gif(scene: Scene) -> bytes:
 
 
 def _paletted(pixels: NDArray[np.uint8]) -> Image.Image:
-    """A frame in 256 colours of its own, those of the words and marks among them: a photograph takes all."""
-    image = Image.fromarray(pixels)
-    colours = [ImageColor.getrgb(colour) for colour in style.MARKS]
-    kept = image.quantize(256 - len(colours)).getpalette() or []
-    palette = Image.new("P", (1, 1))
-    palette.putpalette([*(part for colour in colours for part in colour), *kept])
-    return image.quantize(palette=palette)
+    """A frame in 256 colours of its own, exact ones for words and marks: a photograph would take them all."""
+    marks = [ImageColor.getrgb(colour) for colour in style.MARKS]
+    image = Image.fromarray(pixels).quantize(256 - len(marks))
+    palette = (image.getpalette() or [])[: 3 * (256 - len(marks))]
+    first = len(palette) // 3
+    indices = np.array(image)
+    for index, mark in enumerate(marks, first):
+        indices[(pixels == mark).all(axis=2)] = index
+    framed = Image.fromarray(indices)
+    framed.putpalette([*palette, *(part for mark in marks for part in mark)])
+    return framed

@@ -52,7 +52,7 @@ def _rows(scene: Scene) -> list[list[tuple[Step, int, int, int]]]:
     mosaic = weights.mosaic_box(scene, Box(0, 0, _COLUMN, _COLUMN), _WIDE)
     left = (_COLUMN if mosaic.width <= _COLUMN else _WIDE) + _GAP
     positions = (found["positions"], 0, left - _GAP, mosaic.height + weights.SCALE)
-    return [*rows, [positions, (found["filters"], left, _FULL - left, mosaic.height)]]
+    return [*rows, [positions, (found["filters"], left, _FULL - left, max(mosaic.height, _COLUMN))]]
 
 
 def _header(canvas: Canvas, scene: Scene) -> int:

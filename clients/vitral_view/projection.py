@@ -70,13 +70,13 @@ def tokens(canvas: Canvas, box: Box, scene: Scene, *, rows: int | None = None, w
     if cls_token is not None:
         if with_cls:
             strip = Box(left, top, width, _STRIP)
-            canvas.picture(strip, style.signed(tiles.resampled(cls_token[None], width, _STRIP)))
+            canvas.picture(strip, style.signed(tiles.resampled(cls_token[None], width, _STRIP), of=cls_token))
             canvas.rectangle(strip, colour=style.INK, width=1)
             _label(canvas, left, top + _STRIP / 2, "CLS")
         top += 2 * _STRIP
     body = Box(left, top, width, box.bottom - top)
     height = body.height / len(table)
-    shades = style.signed(tiles.resampled(table, body.width, body.height))
+    shades = style.signed(tiles.resampled(table, body.width, body.height), of=table)
     if rows is not None:
         shades[round(rows * height) :] = tiles.WHITE
     canvas.picture(body, shades)
@@ -133,7 +133,8 @@ def _values(canvas: Canvas, box: Box, scene: Scene) -> None:
 
 def _matrix(canvas: Canvas, box: Box, scene: Scene) -> None:
     weight = scene.tensors.weight.reshape(len(scene.tensors.weight), -1)
-    canvas.picture(box, style.signed(tiles.resampled(weight, box.width, box.height)))
+    drawn = tiles.resampled(weight, box.width, box.height)  # means of several weights, so smaller ones
+    canvas.picture(box, style.signed(drawn, of=drawn))
     canvas.rectangle(box, colour=style.RULE, width=1)
     _above(canvas, box, "projection")
     _below(canvas, box, f"{style.times(*weight.shape)}, + bias")

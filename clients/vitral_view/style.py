@@ -43,6 +43,12 @@ def times(*sizes: int) -> str:
     return " × ".join(map(str, sizes))
 
 
+def plain(said: str, most: int = 48) -> str:
+    """Words of unknown origin so that the typeface has them and they fit: escaped, and cut short."""
+    escaped = said.encode("ascii", "backslashreplace").decode()
+    return escaped if len(escaped) <= most else f"{escaped[: most - 3]}..."
+
+
 def ordinal(number: int) -> str:
     """`2nd` of 2, for numbers below 11."""
     return f"{number}{({1: 'st', 2: 'nd', 3: 'rd'}).get(number, 'th')}"
@@ -61,7 +67,7 @@ def coloured(values: NDArray[np.floating], *, low: float, high: float, colours: 
     return shades
 
 
-def signed(values: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Values around 0, blue below and red above, as far as 99 % of them go: (...) -> (..., 3)."""
-    limit = float(np.quantile(np.abs(values), 0.99)) or 1.0
+def signed(values: NDArray[np.float32], *, of: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Values around 0, blue below and red above, as far as 99 % of those `of` go: (...) -> (..., 3)."""
+    limit = float(np.quantile(np.abs(of), 0.99)) or 1.0
     return coloured(values, low=-limit, high=limit, colours=DIVERGING)
