@@ -45,8 +45,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         if entry.name in commands.choices:
             continue
         command = _load(entry)
-        told = f"{command.summary[:1].upper()}{command.summary[1:]}."
-        parser = commands.add_parser(entry.name, help=command.summary, description=told)
+        summary = command.summary.replace("%", "%%")  # argparse formats it
+        told = f"{summary[:1].upper()}{summary[1:]}."
+        parser = commands.add_parser(entry.name, help=summary, description=told)
         command.add_arguments(parser)
         parser.set_defaults(run=partial(_run, command))
 
@@ -66,7 +67,7 @@ def _unusable(reason: str) -> Command:
     def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
 
-    return Command(reason.replace("%", "%%"), "", (), add_arguments, run)
+    return Command(reason, "", (), add_arguments, run)
 
 
 def _run(command: Command, args: argparse.Namespace) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,8 @@ from vitral_view.scene import Scene
 
 FORMATS = (".png", ".gif")
 """Suffixes of the files that can be written."""
+
+_PACK = np.array([1 << 16, 1 << 8, 1], np.uint32)
 
 
 def check_target(path: Path) -> None:
@@ -49,7 +52,8 @@ def write(path: Path | str, scene: Scene) -> None:
     except OSError as error:
         raise OSError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        aside.unlink(missing_ok=True)
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def _png(scene: Scene) -> bytes:
@@ -74,8 +78,9 @@ def _paletted(pixels: NDArray[np.uint8]) -> Image.Image:
     palette = (image.getpalette() or [])[: 3 * (256 - len(marks))]
     first = len(palette) // 3
     indices = np.array(image)
+    packed = pixels.astype(np.uint32) @ _PACK  # H W 3 -> H W
     for index, mark in enumerate(marks, first):
-        indices[(pixels == mark).all(axis=2)] = index
+        indices[packed == np.array(mark, np.uint32) @ _PACK] = index
     framed = Image.fromarray(indices)
     framed.putpalette([*palette, *(part for mark in marks for part in mark)])
     return framed
