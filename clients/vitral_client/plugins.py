@@ -45,9 +45,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         if entry.name in commands.choices:
             continue
         command = _load(entry)
-        summary = command.summary.replace("%", "%%")  # argparse formats it
-        told = f"{summary[:1].upper()}{summary[1:]}."
-        parser = commands.add_parser(entry.name, help=summary, description=told)
+        told = f"{command.summary[:1].upper()}{command.summary[1:]}."
+        escaped = command.summary.replace("%", "%%")  # argparse formats the one, not the other
+        parser = commands.add_parser(entry.name, help=escaped, description=told)
         command.add_arguments(parser)
         parser.set_defaults(run=partial(_run, command))
 
