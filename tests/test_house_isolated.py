@@ -151,6 +151,17 @@ def test_the_client_embeds_through_the_server(rooms: Rooms, small_repo: Path, tm
     np.testing.assert_allclose(np.load(reply), expected.patches, rtol=1e-4, atol=1e-5)
 
 
+def test_a_subcommand_whose_extra_is_not_installed_names_it(rooms: Rooms) -> None:
+    listed = rooms.client.run("vitral", "--help")
+    done = rooms.client.run("vitral", "steps", str(PHOTOGRAPH), "-o", "steps.png")
+
+    assert "draw what a patch embedding does to a picture" in " ".join(listed.stdout.split())
+    assert done.returncode == 1
+    assert (
+        done.stderr == "vitral: this needs matplotlib and PIL and safetensors: pip install 'vitral[view]'\n"
+    )
+
+
 def test_a_role_without_a_runtime_says_so_in_one_line(rooms: Rooms) -> None:
     said = rooms.without_runtime.stderr
 

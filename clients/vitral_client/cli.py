@@ -16,7 +16,7 @@ from vitral import __version__
 from vitral import spec as specs
 from vitral.errors import ImageError, InvalidArgumentError, TooLargeError, VitralError
 from vitral.results import Embedding
-from vitral_client import save, show
+from vitral_client import plugins, save, show
 from vitral_client.channel import DEFAULT_ADDRESS
 from vitral_client.client import Client
 from vitral_client.health import Health
@@ -29,7 +29,7 @@ IMAGES_A_REQUEST = 16
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the command and returns its exit code."""
     try:
-        args = _parser().parse_args(argv)
+        args = _parser(sys.argv[1:] if argv is None else argv).parse_args(argv)
     except SystemExit as stop:
         return stop.code if isinstance(stop.code, int) else 2
     run: Callable[[argparse.Namespace], int] = args.run
@@ -138,7 +138,7 @@ def _report(results: dict[str, Embedding | ImageError], args: argparse.Namespace
     return 0 if len(good) == len(results) else 1
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="vitral", description="Images in, patch-embedding tensors out.")
     parser.add_argument("--version", action="version", version=f"vitral {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
@@ -158,6 +158,8 @@ def _parser() -> argparse.ArgumentParser:
     listing.add_argument("--json", action="store_true", help="print JSON")
     state = _command(commands, "health", health, "ask a server, or one of its models, for its health")
     state.add_argument("model", nargs="?", metavar="MODEL", help="the server as a whole where absent")
+    if next((word for word in argv if not word.startswith("-")), None) not in commands.choices:
+        plugins.add(commands)  # not looked for where none of them is meant
     return parser
 
 
