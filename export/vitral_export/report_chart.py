@@ -89,6 +89,8 @@ def patches(
     )
     across, down = (value + side / 2 for value in corner(worst))
     before = _lattice(1, front, side, 1.0) if front else ""
+    if front and side < 80:  # else there is no room beside it
+        filled += f'<text class="axis" x="{front * side + 6:.1f}" y="{side / 2 + 5:.1f}">in front</text>'
     lines = before + _lattice(rows, columns, side, top)
     return (
         f'<svg class="map" viewBox="-8 -8 {wide + 16:.1f} {high + 16:.1f}" width="{wide + 16:.0f}" '

@@ -10,7 +10,7 @@ from vitral import spec as specs
 from vitral.v1 import model_pb2 as pb
 from vitral_export import histogram, report_chart
 from vitral_export.cases import PHOTOGRAPHS
-from vitral_export.numbers import Run
+from vitral_export.numbers import Run, Setting
 from vitral_export.report_chart import Mark, Place
 from vitral_export.report_html import Column, Row, cell, code, count, number, percent, provider, share, table
 
@@ -65,24 +65,26 @@ def _heading(run: Run) -> str:
 
 def _distribution(runs: Sequence[Run]) -> str:
     counts = histogram.total(run.histogram for run in runs)
-    scaled = [run for run in runs if run.errors.rms > 0]
-    marks = []
-    if scaled:
-        marks = [
-            Mark("largest", max(run.errors.max_abs / run.errors.rms for run in scaled), "ink"),
-            Mark(
-                "PyTorch float32", max(run.torch.max_abs / run.errors.rms for run in scaled), "torch", "2 3"
-            ),
-            Mark(
-                "smallest budget", min(run.budget.max_abs / run.errors.rms for run in scaled), "limit", "6 3"
-            ),
-        ]
+    marks = _marks([run for run in runs if run.errors.rms > 0])
     below = counts[0] / max(1, sum(counts))
     said = f"{count(sum(counts), 'element')} in {count(len(runs), 'run')}"
     drawn = report_chart.distribution(counts, marks)
     if below >= 0.005:
         said += f"; {percent(below)} under {number(histogram.edges(0)[1])} or exact"
     return f"<figure>{_heading(runs[0])}{drawn}<figcaption>{escape(said)}.</figcaption></figure>"
+
+
+def _marks(runs: Sequence[Run]) -> list[Mark]:
+    if not runs:
+        return []
+    found = max(run.errors.max_abs / run.errors.rms for run in runs)
+    torch = max(run.torch.max_abs / run.errors.rms for run in runs)
+    allowed = min(run.budget.max_abs / run.errors.rms for run in runs)
+    return [
+        Mark("largest", found, "ink"),
+        Mark("PyTorch float32", torch, "torch", "2 3"),
+        Mark("smallest budget", allowed, "limit", "6 3"),
+    ]
 
 
 def _map(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
@@ -129,7 +131,12 @@ def _words(spec: pb.ModelSpec, run: Run) -> str:
         said.append(f"token {where[1]}, {kind.removeprefix('PREFIX_TOKEN_').replace('CLS', 'the CLS token')}")
     if len(where) > 1:
         said.append(f"feature {where[-1]}")
-    return f"{', '.join(said)}, of {_input(run)}; {run.setting}"
+    return f"{', '.join(said)}, of {_input(run)}; {_setting(run.setting)}"
+
+
+def _setting(item: Setting) -> str:
+    threads = count(item.threads, "thread")
+    return f"{provider(item.provider)}, level {item.level}, {threads}, batch {item.batch}"
 
 
 def _input(run: Run) -> str:

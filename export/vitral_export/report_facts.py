@@ -78,15 +78,13 @@ def graphs(spec: pb.ModelSpec) -> str:
     rows = []
     for graph in spec.graphs:
         item = graph.input
-        normal = (
-            "none"
-            if not spec.HasField("preprocessing")
-            else "in the graph"
-            if item.folded
-            else "before the graph"
-        )
         entry = f"<code>{escape(item.name)}</code>"
-        cells = [entry, escape(tensors.name_of(item.dtype)), escape(shape(item.axes)), normal]
+        cells = [
+            entry,
+            escape(tensors.name_of(item.dtype)),
+            escape(shape(item.axes)),
+            _normalised(spec, item),
+        ]
         gives = cell(", ".join(map(code, graph.outputs)), kind="prose")
         rows.append(Row(code(graph.file), [*map(cell, cells), gives]))
     return table("Graphs; all share one file of weights", "graph", columns, {"": rows}, kind="names")
@@ -126,8 +124,8 @@ def tokens(item: pb.Output) -> str:
     if not specs.has_patches(item):
         return "one vector for an image"
     names = [pb.PrefixToken.Name(kind).removeprefix("PREFIX_TOKEN_") for kind in item.prefix_tokens]
-    kinds = dict.fromkeys(name if name == "CLS" else name.lower() for name in names)
-    front = [f"{sum(name.lower() == kind.lower() for name in names)} {kind}" for kind in kinds]
+    names = [name if name == "CLS" else name.lower() for name in names]
+    front = [count(names.count(name), name) for name in dict.fromkeys(names)]
     whole = item.axes[1].size
     patches = count(whole - len(names), "patch", "patches") if whole else "the patches"
     return " + ".join([*front, patches])
@@ -146,6 +144,12 @@ def _image(item: pb.Architecture) -> str:
     channels = f", {count(item.in_channels, 'channel')}" if item.in_channels else ""
     proven = f"; {size(item.min_size)} to {size(item.max_size)} proven" if item.HasField("max_size") else ""
     return f"{size(item.image_size)} pixels{channels}{proven}"
+
+
+def _normalised(spec: pb.ModelSpec, item: pb.GraphInput) -> str:
+    if not spec.HasField("preprocessing"):
+        return "none"
+    return "in the graph" if item.folded else "before the graph"
 
 
 def _takes_tokens(spec: pb.ModelSpec) -> bool:

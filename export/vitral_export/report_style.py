@@ -51,7 +51,8 @@ thead th { color: var(--quiet); font-weight: 600; vertical-align: bottom; }
 tbody th { font-weight: 600; }
 .wide td, .wide thead th { white-space: nowrap; }
 .wide td.prose { white-space: normal; min-width: 15rem; }
-.wide tbody th { max-width: 19rem; }
+.wide tbody th { max-width: 19rem; overflow-wrap: break-word; }
+.bars tbody th { white-space: nowrap; }
 .names tbody th { min-width: 10.5rem; }
 .shares tbody th { min-width: 8.5rem; }
 .wide tbody .group th { max-width: none; white-space: nowrap; }
@@ -75,11 +76,12 @@ th small { display: block; }
 .maps { grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }
 figure { margin: 0; break-inside: avoid; }
 figure h3 { margin: 0 0 .4rem; font-size: .95rem; }
+.maps h3 small { display: block; }
 figcaption { margin-top: .4rem; }
 svg { display: block; height: auto; font: 11px system-ui, sans-serif; }
 .chart { width: 100%; max-width: 26rem; overflow: visible; }
 .map { max-width: 100%; }
-.bar { width: 10rem; height: 1.1rem; }
+.bar { width: clamp(7rem, 22vw, 14rem); height: 1.1rem; }
 svg text { fill: var(--ink); }
 svg .axis { fill: var(--quiet); }
 .halo { paint-order: stroke; stroke: var(--page); stroke-width: 3px; }
@@ -105,7 +107,8 @@ footer { margin-top: 3rem; padding-top: .8rem; border-top: 1px solid var(--rule)
   .wide thead th { white-space: normal; }
   .wide td.prose, .wide tbody th { min-width: 0; }
   .shares td, .shares thead th { padding: .2rem .3rem; }
-  h2, h3 { break-after: avoid; }
+  h2, h3, .group { break-after: avoid; }
+  .photograph { max-width: 18rem; }
   tr, .verdict, .tiles, .photograph { break-inside: avoid; }
 }
 """
