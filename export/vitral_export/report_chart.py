@@ -39,7 +39,8 @@ def bar(part: float, torch: float, label: str) -> str:
     long, tick = 160 * min(1.0, part), 160 * min(1.0, torch)
     full = " full" if part > 1 else ""
     return (
-        f'<svg class="bar" viewBox="0 0 160 18" role="img" aria-label="{escape(label)}">'
+        '<svg class="bar" viewBox="0 0 160 18" preserveAspectRatio="none" role="img" '
+        f'aria-label="{escape(label)}">'
         f'<rect class="track" y="3" width="160" height="12"/>'
         f'<rect class="fill{full}" y="3" width="{long:.1f}" height="12"/>'
         f'<path class="torch" stroke-width="3" d="M{tick:.1f} 0V18"/></svg>'

@@ -37,6 +37,7 @@ ul { padding-left: 1.2rem; max-width: 46rem; }
   padding: .6rem .8rem; }
 .tiles dt { color: var(--quiet); font-size: .85rem; }
 .tiles dd { margin: 0; font-size: 1.08rem; font-weight: 600; line-height: 1.35; }
+.tiles dd code { font-weight: 600; }
 nav ul { list-style: none; display: flex; flex-wrap: wrap; gap: .2rem 1.1rem; padding: 0; margin: 1rem 0 0;
   font-size: .92rem; max-width: none; }
 .pair { display: grid; gap: 1.5rem 2.5rem; margin-bottom: 1.4rem; }
