@@ -16,6 +16,7 @@ from vitral_engine.device import Placement
 from vitral_engine.measure import Budget, Errors, errors
 from vitral_engine.replay import BATCHES
 from vitral_engine.session import LEVELS, GraphSession, SessionOptions
+from vitral_export import histogram
 from vitral_export.truth import Reference
 
 THREADS = (1, 2)
@@ -46,7 +47,9 @@ class Run:
     Attributes:
         errors: distance from float64.
         alone: distance from the same rows run one at a time.
+        torch: the same distance of torch float32, which sets the budget.
         over: elements over `TOLERANCE`, per million.
+        histogram: elements by absolute error in rms of the output, in the bins of `vitral_export.histogram`.
     """
 
     graph: str
@@ -55,7 +58,9 @@ class Run:
     setting: Setting
     errors: Errors
     alone: Errors
+    torch: Errors
     over: float
+    histogram: histogram.Counts
     budget: Budget
 
     @property
@@ -115,15 +120,18 @@ def _session_runs(session: GraphSession, options: SessionOptions, reference: Ref
         setting = Setting(session.placement.provider, options.level, options.threads, batch)
         for name in session.graph.outputs:
             for kind, rows in reference.cases.kinds.items():
-                truth = reference.truth[name][rows]
+                mine, truth = got[name][rows], reference.truth[name][rows]
+                found, gap = errors(mine, truth), mine - truth
                 yield Run(
                     graph=session.graph.file,
                     output=name,
                     kind=kind,
                     setting=setting,
-                    errors=errors(got[name][rows], truth),
-                    alone=errors(got[name][rows], alone[name][rows].astype(np.float64)),
-                    over=_over(got[name][rows], truth),
+                    errors=found,
+                    alone=_apart(mine, alone[name][rows], found.rms),
+                    torch=reference.torch[name, kind],
+                    over=_over(gap, truth),
+                    histogram=histogram.count(gap, found.rms),
                     budget=reference.budget(name, kind),
                 )
 
@@ -140,6 +148,13 @@ def sweep(session: GraphSession, rows: Array, *, batch: int) -> dict[str, Array]
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
 
 
-def _over(got: Array, truth: NDArray[np.float64]) -> float:
+def _apart(got: Array, alone: Array, rms: float) -> Errors:
+    """Distance from the rows run alone; of equal ones, which most are, nothing has to be measured."""
+    if np.array_equal(got, alone):
+        return Errors(0.0, 0.0, (0,) * got.ndim, 0.0, 0.0, rms)
+    return errors(got, alone.astype(np.float64))
+
+
+def _over(gap: NDArray[np.float64], truth: NDArray[np.float64]) -> float:
     limit = TOLERANCE * float(np.sqrt(np.mean(truth**2)))
-    return float(np.mean(~(np.abs(got - truth) <= limit))) * 1e6
+    return float(np.mean(~(np.abs(gap) <= limit))) * 1e6
