@@ -15,7 +15,7 @@ MODEL ?=
 NAME ?= $(MODEL)
 ARGS ?=
 
-PRESETS := patch-embedding
+PRESETS := patch-embedding manual-patch-embedding vit-embedding patch-embedding-2d-position position-embedding-2d
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready-$(RUNTIME)
@@ -55,14 +55,14 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY) ## Export the ViT-B/16 patch embedding, serve it, embed photographs, compare with PyTorch
 	@$(BIN)/python examples/demo.py --repo $(REPO)
 
-export: $(READY) ## Export all presets into models/, or one: MODEL=patch-embedding [NAME=...] [ARGS=...]
+export: $(READY) ## Export all presets into models/, or one: MODEL=vit-embedding [NAME=...] [ARGS=...]
 	@for preset in $(or $(MODEL),$(PRESETS)); do \
 		$(BIN)/vitral-export build "$$preset" --name "$(if $(MODEL),$(NAME),$$preset)" --repo $(REPO) $(ARGS) || exit 1; \
 	done
 
 serve: $(READY) ## Serve models/ on port 50051 (ARGS="--port 50052"); exports first when it is empty
 	@if test -z "$$(ls $(REPO) 2>/dev/null)"; then \
-		echo "$(REPO) is empty: exporting $(PRESETS) with random weights first"; \
+		echo "$(REPO) is empty: exporting the presets with random weights first"; \
 		$(MAKE) --no-print-directory export MODEL= ARGS=; \
 	fi
 	@exec $(BIN)/vitral-server --repo $(REPO) $(ARGS)

@@ -34,7 +34,7 @@ SOURCES = (
     "LICENSE",
 )
 BLOCK = re.compile(r"^<!-- test: ([a-z-]+) -->\n```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-ORDER = ("install", "export", "export-python", "serve", "embed", "python", "engine")
+ORDER = ("install", "export", "sources", "export-python", "serve", "embed", "python", "engine", "steps")
 
 
 @dataclass(frozen=True)
@@ -121,6 +121,7 @@ def test_every_marked_block_is_run() -> None:
 def test_the_readme_does_what_it_says(reader: Reader) -> None:
     reader.run("install")
     reader.run("export")
+    assert "B x 577 x 768" in reader.run("sources")
     reader.run("export-python")
     assert (reader.folder / "models" / "patch-embedding" / "1" / "model.onnx").is_file()
     assert (reader.folder / "models" / "patch-embedding-32" / "1" / "model.onnx").is_file()
@@ -129,8 +130,11 @@ def test_the_readme_does_what_it_says(reader: Reader) -> None:
         listing = reader.run("embed")
         client = reader.run("python")
     engine = reader.run("engine")
+    reader.run("steps")
 
     assert "patch-embedding-32" in listing
     assert client.splitlines()[:2] == ["(196, 768)", "(14, 14, 768)"]
     assert engine.splitlines()[0] == "(196, 768)"
+    assert (reader.folder / "steps.png").read_bytes().startswith(b"\x89PNG")
+    assert (reader.folder / "steps.gif").read_bytes().startswith(b"GIF8")
     assert np.load(reader.folder / "photo.npy").shape == (1, 196, 768)
