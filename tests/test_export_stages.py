@@ -10,13 +10,14 @@ import torch
 from vitral.errors import InvalidArgumentError
 from vitral_export.cli import main
 from vitral_export.loaded import Options
-from vitral_export.modules import visualize_patch_creation
+from vitral_export.modules import ViTEmbedding, visualize_patch_creation
 from vitral_export.sources import load
 from vitral_export.stages import stages
 
 
 def test_the_stage_table_is_the_modules_own_program() -> None:
-    rows = stages(load("vit-embedding", Options(img_size=384)))
+    rows = stages(ViTEmbedding(img_size=384))
+    assert rows == stages(load("vit-embedding", Options(img_size=384)))
     assert [(row.stage, row.input, row.output) for row in rows] == [
         ("token for each image", "1 x 1 x 768", "B x 1 x 768"),
         ("convolution", "B x 3 x 384 x 384", "B x 768 x 24 x 24"),

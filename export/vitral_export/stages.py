@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from vitral_export import torch_operations
+from torch import nn
+
+from vitral_export import sources, torch_operations
 from vitral_export.loaded import Loaded
 from vitral_export.onnx_graph import TRACED_BATCH
 from vitral_export.operations import INPUT, Operand, Operation, Program, Shape, Weight, index_of
@@ -31,12 +33,13 @@ class Stage:
     what: str
 
 
-def stages(loaded: Loaded) -> list[Stage]:
-    """Every step from the input to the outputs, in order.
+def stages(source: Loaded | nn.Module) -> list[Stage]:
+    """Every step of a source or a module from the input to the outputs, in order.
 
     Raises:
         ProofError: the module has an operator there is no rule for.
     """
+    loaded = sources.given(source) if isinstance(source, nn.Module) else source
     shape = [axis.size or TRACED_BATCH for axis in loaded.input.axes]
     program = torch_operations.read(Inference(loaded), shape)
     results = {
