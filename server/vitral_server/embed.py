@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
 
+from vitral import sizes
 from vitral import spec as specs
 from vitral.errors import (
     DeadlineError,
@@ -26,7 +27,7 @@ from vitral_server.admission import Permit
 from vitral_server.batcher import Ticket
 from vitral_server.call import Door, EmbedCall, Picture, Wanted
 from vitral_server.registry import Registry, Served
-from vitral_server.reply import Assembly, Frame, header_bytes, reply_bytes
+from vitral_server.reply import Assembly, Frame
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ class Embedder:
         names = [specs.output(spec, want.name).name for want in wanted]
         doors = {picture.door for picture in call.pictures}
         sessions = {door: engine.session_for(names, prepared=door is Door.PREPARED) for door in doors}
-        out = reply_bytes(spec, wanted, len(call.pictures))
-        limit = min(call.max_reply_bytes, MAX_MESSAGE_BYTES - header_bytes(wanted, len(call.pictures)))
+        pairs, images = [(want.name, want.dtype) for want in wanted], len(call.pictures)
+        out = sizes.payload_bytes(spec, pairs, images)
+        limit = min(call.max_reply_bytes, MAX_MESSAGE_BYTES - sizes.header_bytes(pairs, images))
         if out > limit:
-            told = f"the reply to {len(call.pictures)} images takes {out} bytes; the limit is {limit}"
+            told = f"the reply to {images} images takes {out} bytes; the limit is {limit}"
             raise TooLargeError(f"{told}: ask for fewer images at a time")
         return Plan(served, engine, wanted, sessions, held_bytes=call.request_bytes + out)
 

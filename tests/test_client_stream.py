@@ -1,0 +1,338 @@
+"""`embed_iter` of both clients against hand-made replies: order, bounds, errors, and who is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing, closing
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from client_wire import Wire, expected, serve, spec
+
+import vitral_client
+from vitral.v1 import embedding_service_pb2 as pb
+from vitral_client import AsyncClient, Client, Embedding, ImageError
+
+Stream = Callable[..., AsyncIterator[Any]]
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    with serve(Wire()) as running:
+        yield running
+
+
+@pytest.fixture
+async def clients(wire: Wire) -> AsyncIterator[list[Stream]]:
+    """Both clients' `embed_iter`, and asyncio's over an asynchronous iterable."""
+    async with AsyncClient(wire.address, timeout=10) as awaiting:
+        with Client(wire.address, timeout=10) as blocking:
+
+            async def waited(images: Any, **options: Any) -> AsyncIterator[Any]:
+                for result in blocking.embed_iter(images, **options):
+                    yield result
+
+            yield [
+                waited,
+                awaiting.embed_iter,
+                lambda images, **options: awaiting.embed_iter(_awaited(images), **options),
+            ]
+
+
+async def _awaited(images: Any) -> AsyncIterator[Any]:
+    for image in images:
+        await asyncio.sleep(0)
+        yield image
+
+
+async def test_results_come_in_the_order_of_the_images(wire: Wire, clients: list[Stream]) -> None:
+    def later_first(request: pb.EmbedRequest, _: Any) -> None:
+        first = int(request.items[0].encoded)
+        time.sleep(0.05 if first % 8 == 0 else 0)
+
+    wire.on_embed = later_first  # type: ignore[assignment]
+    images = [str(number).encode() for number in range(30)]
+    for stream in clients:
+        wire.requests.clear()
+        results = [result async for result in stream(iter(images), batch=4, in_flight=3)]
+        assert len(results) == 30
+        for image, result in zip(images, results, strict=True):
+            np.testing.assert_array_equal(result.patches, expected(image))
+        assert sorted(len(request.items) for request in wire.requests) == [2, 4, 4, 4, 4, 4, 4, 4]
+
+
+async def test_nothing_in_nothing_out_and_nothing_sent(wire: Wire, clients: list[Stream]) -> None:
+    for stream in clients:
+        assert [result async for result in stream(iter(()))] == []
+    assert not wire.paths
+
+
+async def test_the_input_is_never_pulled_further_ahead_than_the_bound(
+    wire: Wire, clients: list[Stream]
+) -> None:
+    for stream in clients:
+        pulled = given = 0
+        ahead = []
+
+        def images() -> Iterator[bytes]:
+            nonlocal pulled
+            for number in range(60):
+                pulled += 1
+                ahead.append(pulled - given)  # noqa: B023  (called within this turn)
+                yield str(number).encode()
+
+        async for _ in stream(images(), batch=3, in_flight=4):
+            given += 1
+            await asyncio.sleep(0.002)
+            ahead.append(pulled - given)
+        assert given == 60
+        assert max(ahead) == 12, "neither further ahead than the bound, nor less than it allows"
+
+
+async def test_as_many_requests_as_the_bound_are_in_work_at_once(wire: Wire, clients: list[Stream]) -> None:
+    lock, now, most = threading.Lock(), 0, 0
+
+    def slow(*_: Any) -> None:
+        nonlocal now, most
+        with lock:
+            now += 1
+            most = max(most, now)
+        time.sleep(0.05)
+        with lock:
+            now -= 1
+
+    wire.on_embed = slow  # type: ignore[assignment]
+    for stream in clients:
+        most = 0
+        async for _ in stream((b"x" for _ in range(24)), batch=2, in_flight=4):
+            pass
+        assert most == 4
+
+
+async def test_errors_are_data_with_their_place_in_the_stream(
+    wire: Wire, clients: list[Stream], tmp_path: Path
+) -> None:
+    odd: dict[int, tuple[Any, str]] = {
+        3: (tmp_path / "missing.jpg", "unreadable"),
+        8: (b"bad", "truncated"),
+        9: (np.zeros((4, 5), np.uint8), "argument"),
+        10: (None, "argument"),
+        11: (bytes(64 << 20), "too_large"),
+    }
+    images = [odd[number][0] if number in odd else str(number).encode() for number in range(14)]
+    for stream in clients:
+        results = [result async for result in stream(images, batch=4, in_flight=2)]
+        failed = {result.index: result for result in results if isinstance(result, ImageError)}
+        assert {index: error.cause for index, error in failed.items()} == {
+            index: cause for index, (_, cause) in odd.items()
+        }
+        assert [results.index(error) for error in failed.values()] == list(odd)
+        assert "not of shape 4 x 5" in str(failed[9])
+        assert "over the limit of 67108864 bytes" in str(failed[11])
+        np.testing.assert_array_equal(results[13].patches, expected(b"13"))
+
+
+async def test_the_callers_own_exception_comes_out_as_it_is_after_what_came_before(
+    clients: list[Stream],
+) -> None:
+    class OwnError(Exception):
+        pass
+
+    for error in (OwnError("mine"), vitral_client.TooLargeError("also mine")):
+
+        def images(error: Exception = error) -> Iterator[bytes]:
+            for number in range(10):
+                yield str(number).encode()
+            raise error
+
+        for stream in clients:
+            given = 0
+            with pytest.raises(type(error)) as raised:
+                async for _ in stream(images(), batch=4, in_flight=2):
+                    given += 1
+            assert raised.value is error
+            assert given == 10
+
+
+async def test_a_request_that_fails_ends_the_stream_after_what_came_before(
+    wire: Wire, clients: list[Stream]
+) -> None:
+    def refuse(request: pb.EmbedRequest, context: grpc.ServicerContext) -> None:
+        if int(request.items[0].encoded) == 8:
+            context.abort(grpc.StatusCode.INTERNAL, "the third part")
+
+    wire.on_embed = refuse  # type: ignore[assignment]
+    for stream in clients:
+        given = []
+        with pytest.raises(vitral_client.ServerError, match="the third part"):
+            async for result in stream((str(i).encode() for i in range(40)), batch=4, in_flight=3):
+                given.append(result)
+        assert len(given) == 8
+
+
+async def test_a_stream_that_cannot_begin_gives_what_needs_no_server(
+    wire: Wire, clients: list[Stream], tmp_path: Path
+) -> None:
+    images = [tmp_path / "a", tmp_path / "b", b"x"]
+    for stream in clients:
+        given = []
+        with pytest.raises(vitral_client.ModelNotFoundError, match="there is tiny"):
+            async for result in stream(images, model="none", batch=2):
+                given.append(result)
+        assert [error.cause for error in given] == ["unreadable", "unreadable"]
+
+
+async def test_all_of_a_stream_are_of_one_fingerprint(wire: Wire, clients: list[Stream]) -> None:
+    def replace_once(request: pb.EmbedRequest, context: grpc.ServicerContext) -> None:
+        now = wire.models["tiny"].spec.fingerprint
+        if request.expect_fingerprint != now:
+            context.set_trailing_metadata((("vitral-error", "fingerprint_mismatch"),))
+            context.abort(grpc.StatusCode.FAILED_PRECONDITION, f"model tiny has fingerprint {now[:3]}")
+
+    wire.on_embed = replace_once  # type: ignore[assignment]
+    for number, stream in enumerate(clients):
+        wire.models["tiny"] = pb.ServedModel(spec=spec(fingerprint=f"{number}" * 64), version="3", state=2)
+        wire.models["tiny"].name = "tiny"
+        seen = set()
+        with pytest.raises(vitral_client.FingerprintMismatchError, match="fingerprint fff"):
+            async for result in stream((b"x" for _ in range(40)), batch=4, in_flight=2):
+                seen.add(result.fingerprint)
+                wire.models["tiny"].spec.fingerprint = "f" * 64
+        assert seen == {f"{number}" * 64}
+
+
+async def test_a_caller_may_demand_a_fingerprint(wire: Wire, clients: list[Stream]) -> None:
+    for stream in clients:
+        async for _ in stream([b"x"], expect_fingerprint="e" * 64):
+            pass
+    assert {request.expect_fingerprint for request in wire.requests} == {"e" * 64}
+
+
+async def test_dtype_outputs_and_model_are_those_of_embed(wire: Wire, clients: list[Stream]) -> None:
+    for stream in clients:
+        results = [one async for one in stream([b"x", b"y"], model="tiny/3", dtype="float16")]
+        assert {result.patches.dtype for result in results} == {np.dtype(np.float16)}
+        results = [one async for one in stream([b"x"], outputs="extra", size=(4, 8))]
+        assert list(results[0].outputs) == ["extra"]
+        assert wire.requests[-1].size.width == 8
+
+
+class _Held:
+    """Requests that stay until their caller leaves."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.began, self.left = threading.Semaphore(0), threading.Semaphore(0)
+        wire.on_embed = self.hold  # type: ignore[assignment]
+
+    def hold(self, request: pb.EmbedRequest, context: grpc.ServicerContext) -> None:
+        if request.items[0].encoded == b"0":
+            return
+        gone = threading.Event()
+        context.add_callback(gone.set)
+        self.began.release()
+        if gone.wait(10):
+            self.left.release()
+
+
+def _counted() -> Iterator[bytes]:
+    yield from (str(number).encode() for number in range(1000))
+
+
+def test_closing_early_ends_the_calls_and_leaves_no_thread(wire: Wire) -> None:
+    held = _Held(wire)
+    with Client(wire.address) as client:
+        client.health()
+        before = set(threading.enumerate())
+        with closing(client.embed_iter(_counted(), batch=1, in_flight=4)) as results:
+            assert isinstance(next(results), Embedding)
+            assert all(held.began.acquire(timeout=5) for _ in range(3))
+        assert all(held.left.acquire(timeout=5) for _ in range(3))
+        deadline = time.monotonic() + 5
+        while (more := _ours(before)) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert not more
+
+
+def _ours(before: set[threading.Thread]) -> set[threading.Thread]:
+    """Threads that were begun, but for those of the server in this process."""
+    return {t for t in set(threading.enumerate()) - before if not t.name.startswith("ThreadPoolExecutor")}
+
+
+async def test_a_cancelled_consumer_leaves_no_call_and_no_task(wire: Wire) -> None:
+    async with AsyncClient(wire.address) as client:
+        for images in (_counted, lambda: _awaited(_counted())):
+            held = _Held(wire)
+            given: list[Any] = []
+
+            async def consume(images: Any = images, given: list[Any] = given) -> None:
+                async for result in client.embed_iter(images(), batch=1, in_flight=4):
+                    given.append(result)
+
+            before = asyncio.all_tasks()
+            task = asyncio.create_task(consume())
+            assert all([await asyncio.to_thread(held.began.acquire, timeout=5) for _ in range(4)])
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert len(given) == 1
+            assert all([await asyncio.to_thread(held.left.acquire, timeout=5) for _ in range(4)])
+            assert asyncio.all_tasks() == before
+
+
+async def test_leaving_an_asyncio_stream_early_leaves_no_call_and_no_task(wire: Wire) -> None:
+    held = _Held(wire)
+    async with AsyncClient(wire.address) as client:
+        before = asyncio.all_tasks()
+        async with aclosing(client.embed_iter(_awaited(_counted()), batch=1, in_flight=4)) as results:
+            assert isinstance(await anext(results), Embedding)
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(anext(results), 0.3)
+        assert asyncio.all_tasks() == before
+        assert held.began.acquire(timeout=5)
+        assert held.left.acquire(timeout=5)
+
+
+async def test_a_live_source_is_answered_image_by_image(wire: Wire) -> None:
+    asked: asyncio.Queue[bytes] = asyncio.Queue()
+
+    async def live() -> AsyncIterator[bytes]:
+        async with asyncio.timeout(10):  # needs one task from beginning to end
+            while (image := await asked.get()) != b"end":
+                yield image
+
+    async with AsyncClient(wire.address) as client:
+        await asked.put(b"first")
+        results = client.embed_iter(live(), batch=1)
+        for image in (b"first", b"second", b"third"):
+            result = await asyncio.wait_for(anext(results), 5)
+            assert isinstance(result, Embedding)
+            np.testing.assert_array_equal(result.patches, expected(image))
+            await asked.put({b"first": b"second", b"second": b"third"}.get(image, b"end"))
+        assert [result async for result in results] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("batch", 0), ("batch", 2.0), ("in_flight", -1), ("in_flight", True)]
+)
+@pytest.mark.parametrize("cls", [Client, AsyncClient])
+def test_bounds_are_checked_at_once(cls: Any, name: str, value: Any) -> None:
+    said = f"{name} is a whole number from 1 on, not {value!r}"
+    with pytest.raises(vitral_client.InvalidArgumentError, match=said):
+        cls("127.0.0.1:1").embed_iter([b"x"], **{name: value})
+
+
+@pytest.mark.parametrize("cls", [Client, AsyncClient])
+def test_other_arguments_are_checked_at_once_too(cls: Any) -> None:
+    client = cls("127.0.0.1:1")
+    with pytest.raises(vitral_client.InvalidArgumentError, match="images is one or several"):
+        client.embed_iter(5)
+    with pytest.raises(vitral_client.InvalidArgumentError, match="dtype is one of"):
+        client.embed_iter([], dtype="int3")
+    with pytest.raises(vitral_client.InvalidArgumentError, match="timeout is a positive number"):
+        client.embed_iter([], timeout=-1)
