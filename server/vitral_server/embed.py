@@ -106,16 +106,24 @@ class Embedder:
         self, picture: Picture, plan: Plan, assembly: Assembly, permit: Permit
     ) -> asyncio.Future[Row | ImageError]:
         loop = asyncio.get_running_loop()
-        work = self._pool.submit(_row, picture, plan, assembly)
+        # The pool keeps what waits in it until its turn, cancelled or not: the picture must not be part of that.
+        cell = [picture]
+        work = self._pool.submit(_row, cell, plan, assembly)
         permit.share()  # a caller may leave; the thread that decodes for it goes on
-        work.add_done_callback(lambda _: _post(loop, permit.end))
+
+        def done(_: object) -> None:
+            cell.clear()
+            _post(loop, permit.end)
+
+        work.add_done_callback(done)
         return asyncio.wrap_future(work)
 
 
-def _row(picture: Picture, plan: Plan, assembly: Assembly) -> Row | ImageError:
+def _row(cell: list[Picture], plan: Plan, assembly: Assembly) -> Row | ImageError:
     """Decodes and preprocesses one picture, in a pool thread; nothing for callers that are gone."""
     if assembly.gone or monotonic() > assembly.deadline:
         raise DeadlineError("nobody waits for this image any more")
+    picture = cell[0]
     content, graph = picture.content, plan.sessions[picture.door].graph
     try:
         if isinstance(content, ImageError):
