@@ -106,7 +106,7 @@ class Embedder:
         self, picture: Picture, plan: Plan, assembly: Assembly, permit: Permit
     ) -> asyncio.Future[Row | ImageError]:
         loop = asyncio.get_running_loop()
-        # The pool keeps what waits in it until its turn, cancelled or not: the picture must not be part of that.
+        # The pool keeps what waits in it until its turn, cancelled or not: a picture must not be part of it.
         cell = [picture]
         work = self._pool.submit(_row, cell, plan, assembly)
         permit.share()  # a caller may leave; the thread that decodes for it goes on

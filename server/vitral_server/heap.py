@@ -11,9 +11,9 @@ _ARENA_MAX = -8  # M_ARENA_MAX of glibc's malloc.h
 def share() -> bool:
     """One heap for all threads, where the C library is glibc; false where it has no such choice.
 
-    By default glibc gives each thread a heap of its own. Requests come in on one thread, are decoded on others
-    and freed on whichever is last: every heap keeps holes of its own, and resident memory creeps up for as long
-    as the load lasts. To be called before there are threads. Whoever sets MALLOC_ARENA_MAX has the last word.
+    By default glibc gives each thread a heap of its own. Requests come in on one thread, are decoded on
+    others and freed on whichever is last: every heap keeps holes of its own, and resident memory creeps up
+    under load. To be called before there are threads. Whoever sets MALLOC_ARENA_MAX has the last word.
     """
     if "MALLOC_ARENA_MAX" in os.environ:
         return False
