@@ -166,16 +166,16 @@ def test_callers_that_leave_leave_no_memory_behind_while_others_are_decoded(
         held = call.future(busy, timeout=120)
         time.sleep(0.5)
         before = _resident(server)
-        for left in range(1, 21):
+        for left in range(1, 13):
             leaving = call.future(large, timeout=60)
-            time.sleep(0.15)
+            time.sleep(0.3)
             leaving.cancel()
-            deadline = time.monotonic() + 10
+            deadline = time.monotonic() + 2
             while len(server.lines("embed")) < left and time.monotonic() < deadline:
                 time.sleep(0.01)
-        assert [line["code"] for line in server.lines("embed")].count("CANCELLED") >= 15
+        assert [line["code"] for line in server.lines("embed")].count("CANCELLED") >= 8
         assert not held.done(), "the one decoding thread was not busy"
-        assert _resident(server) - before < 250
+        assert _resident(server) - before < 150
         held.cancel()
 
 

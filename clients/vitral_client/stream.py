@@ -88,62 +88,66 @@ class Bounds:
         argument.count("in_flight", self.in_flight)
 
 
-@dataclass
 class Stream:
-    """One run over a caller's images."""
+    """One run over a caller's images.
 
-    verbs: Verbs
-    wish: Wish
-    timeout: float | None
-    bounds: Bounds
+    Args:
+        verbs: of the client.
+        wish: what is wanted of every image.
+        timeout: seconds each request has; None: the client's.
+        bounds: how much may be in work.
+    """
 
-    def __post_init__(self) -> None:
-        """Checks the timeout; each request gets its own deadline."""
-        self._clock = partial(self.verbs.deadline, self.timeout)
-        self._clock()
-        self._pinned = False
+    def __init__(self, verbs: Verbs, wish: Wish, timeout: float | None, bounds: Bounds) -> None:
+        self._verbs, self._wish, self._bounds = verbs, wish, bounds
+        self._clock = partial(verbs.deadline, timeout)
+        self._clock()  # refuses a timeout that is none
+        self._under_way: deque[UnderWay] = deque()
+        self._chunk: list[Image] = []
+        self._pulled = self._given = 0
+        self._pinned = self._ended = False
+        self._failure: Exception | None = None
 
     def moves(self) -> Moves:
         """Everything there is to do. What fails is raised after the results that came before it."""
-        under_way: deque[UnderWay] = deque()
-        chunk: list[Image] = []
-        failure: Exception | None = None
-        pulled = given = 0
-        ended = False
-        while under_way or not ended:
-            oldest = under_way[0] if under_way else None
-            full = pulled - given == self.bounds.batch * self.bounds.in_flight
-            image: Image | Signal = Signal.ANSWERED
-            if not (full or ended):
-                try:
-                    image = yield Pull(oldest)
-                except Exception as error:  # the caller's own
-                    failure, image = error, Signal.END
+        while self._under_way or not self._ended:
+            image = yield from self._next()
             if image is Signal.ANSWERED:
-                results = yield Join(under_way.popleft())
+                results = yield Join(self._under_way.popleft())
                 yield Give(results)
-                given += len(results)
+                self._given += len(results)
                 continue
             if isinstance(image, Signal):
-                ended = True
+                self._ended = True
             else:
-                chunk.append(image)
-                pulled += 1
-            if chunk and (ended or len(chunk) == self.bounds.batch):
-                parts = Parts(chunk, start=pulled - len(chunk), read=read_any)
-                chunk = []
-                try:
-                    yield from self._pin(parts)
-                except Exception as error:
-                    failure, ended = error, True
-                    continue
-                under_way.append((yield Start(self.verbs.answers(parts, self.wish, self._clock))))
-        if failure is not None:
-            raise failure
+                self._chunk.append(image)
+                self._pulled += 1
+            if self._chunk and (self._ended or len(self._chunk) == self._bounds.batch):
+                yield from self._send()
+        if self._failure is not None:
+            raise self._failure
 
-    def _pin(self, parts: Parts) -> Generator[Run, Any, None]:
-        """Before anything is sent: all of one stream come from one embedding space."""
+    def _next(self) -> Generator[Pull, Any, Image | Signal]:
+        ahead = self._pulled - self._given
+        if self._ended or ahead == self._bounds.batch * self._bounds.in_flight:
+            return Signal.ANSWERED
+        try:
+            image: Image | Signal = yield Pull(self._under_way[0] if self._under_way else None)
+        except Exception as error:  # the caller's own
+            self._failure = error
+            return Signal.END
+        return image
+
+    def _send(self) -> Generator[Run | Start, Any, None]:
+        parts = Parts(self._chunk, start=self._pulled - len(self._chunk), read=read_any)
+        self._chunk = []
         if not self._pinned:
-            wish: Wish | None = yield Run(self.verbs.pinned(parts, self.wish, self._clock))
-            self._pinned = wish is not None
-            self.wish = wish or self.wish
+            # Before anything is sent: all of one stream come from one embedding space.
+            try:
+                pinned: Wish | None = yield Run(self._verbs.pinned(parts, self._wish, self._clock))
+            except Exception as error:
+                self._failure, self._ended = error, True
+                return
+            self._pinned = pinned is not None
+            self._wish = pinned or self._wish
+        self._under_way.append((yield Start(self._verbs.answers(parts, self._wish, self._clock))))
