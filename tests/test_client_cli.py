@@ -112,8 +112,8 @@ def test_standard_input_is_an_image(wire: Wire, monkeypatch: pytest.MonkeyPatch,
 
 def test_many_images_go_in_parts_of_one_fingerprint(wire: Wire, pictures: list[str]) -> None:
     assert cli.main(["embed", *[pictures[0]] * 40, "--json"]) == 0
-    assert [len(request.items) for request in wire.requests] == [16, 16, 8]
-    assert [request.expect_fingerprint[:1] for request in wire.requests] == ["", "f", "f"]
+    assert sorted(len(request.items) for request in wire.requests) == [8, 16, 16]
+    assert {request.expect_fingerprint for request in wire.requests} == {"f" * 64}
 
 
 def test_a_request_refused_for_its_size_is_halved(wire: Wire, pictures: list[str], capsys) -> None:
@@ -125,7 +125,7 @@ def test_a_request_refused_for_its_size_is_halved(wire: Wire, pictures: list[str
     wire.on_embed = refuse
     assert cli.main(["embed", *[pictures[0]] * 10, "--json"]) == 0
     assert len(json.loads(capsys.readouterr().out)["images"]) == 10
-    assert [len(request.items) for request in wire.requests] == [10, 5, 2, 3, 5, 2, 3]
+    assert [len(request.items) for request in wire.requests] == [10, 5, 2, 2, 2, 2, 2]
 
 
 def test_models_lists_states_and_calls_random_weights_random(wire: Wire, capsys) -> None:

@@ -151,6 +151,34 @@ def test_refused_requests_leave_no_memory_behind(server: Running, channel: grpc.
     assert _resident(server) - before < 120
 
 
+def test_callers_that_leave_leave_no_memory_behind_while_others_are_decoded(
+    small_repo: Path, tmp_path: Path
+) -> None:
+    out = io.BytesIO()
+    Image.new("RGB", (4000, 4000), "red").save(out, "PNG")
+    busy = pb.EmbedRequest(items=[pb.Item(encoded=out.getvalue())] * 200).SerializeToString()
+    large = pb.EmbedRequest(items=[pb.Item(encoded=bytes(24 * MIB))]).SerializeToString()
+    with (
+        running(small_repo, "--decode-threads", "1", "--grace", "0", log=tmp_path / "log") as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        call = channel.unary_unary("/vitral.v1.EmbeddingService/Embed")
+        held = call.future(busy, timeout=120)
+        time.sleep(0.5)
+        before = _resident(server)
+        for left in range(1, 13):
+            leaving = call.future(large, timeout=60)
+            time.sleep(0.3)
+            leaving.cancel()
+            deadline = time.monotonic() + 2
+            while len(server.lines("embed")) < left and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert [line["code"] for line in server.lines("embed")].count("CANCELLED") >= 8
+        assert not held.done(), "the one decoding thread was not busy"
+        assert _resident(server) - before < 150
+        held.cancel()
+
+
 async def test_a_watcher_that_does_not_read_holds_nobody_up() -> None:
     class Deaf:
         async def write(self, _: Any) -> None:

@@ -11,7 +11,7 @@ from time import monotonic
 import numpy as np
 import pytest
 
-from vitral import framing
+from vitral import framing, sizes
 from vitral.errors import DeadlineError, ImageError, QueueFullError, ServerError, UnavailableError
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import model_pb2, tensor_pb2
@@ -21,7 +21,7 @@ from vitral_engine.session import Buffers, GraphSession
 from vitral_server import embed
 from vitral_server.batcher import Batcher, BatchOptions, Ticket
 from vitral_server.call import Door, Picture, Wanted
-from vitral_server.reply import Assembly, Frame, header_bytes
+from vitral_server.reply import Assembly, Frame
 
 WANTED = (Wanted("patch_embeddings", tensor_pb2.DATA_TYPE_FLOAT32),)
 
@@ -280,6 +280,6 @@ async def test_messages_of_bad_images_are_cut_in_bytes(desk: Desk) -> None:
     assembly = Assembly(desk.spec, "1", WANTED, images=1, deadline=monotonic() + 10)
     assembly.refuse(0, ImageError("조각" * 500, cause="format"))
     frame = await assembly.future
-    assert len(frame.message) < header_bytes(WANTED, 1)
+    assert len(frame.message) < sizes.header_bytes([(WANTED[0].name, WANTED[0].dtype)], 1)
     said = pb.EmbedResponse.FromString(frame.message).results[0].error.message
     assert said == "조각" * 66 + "조"

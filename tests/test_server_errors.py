@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,6 +66,11 @@ REFUSED = {
         {"size": tensor_pb2.ImageSize(height=64, width=32)},
         "INVALID_ARGUMENT",
         "size 64 x 32 was asked for, but model tiny has the static size 32 x 32",
+    ),
+    "size smaller than a patch": (
+        {"size": tensor_pb2.ImageSize(height=4, width=3)},
+        "INVALID_ARGUMENT",
+        "size 4 x 3 was asked for, but model tiny has the static size 32 x 32",
     ),
     "fingerprint": ({"expect_fingerprint": "0" * 64}, "FAILED_PRECONDITION", "has fingerprint"),
     "reply too large": (
@@ -145,6 +151,31 @@ BAD_ITEMS = {
         "shape",
         "3 x 8 x 32 float32; 3 x 32 x 32 float32 is needed",
     ),
+    "prepared rank": (
+        _item(prepared=_pixels(ROW[0], dtype=FLOAT)),
+        "shape",
+        "32 x 32 float32; 3 x 32 x 32 float32 is needed",
+    ),
+    "prepared smaller than a patch": (
+        _item(prepared=_pixels(ROW[:, :4, :4], dtype=FLOAT)),
+        "shape",
+        "3 x 4 x 4 float32; 3 x 32 x 32 float32 is needed",
+    ),
+    "prepared dtype": (
+        _item(prepared=_pixels(ROW.astype(np.float16), dtype=tensor_pb2.DATA_TYPE_FLOAT16)),
+        "shape",
+        "3 x 32 x 32 float16; 3 x 32 x 32 float32 is needed",
+    ),
+    "prepared bytes": (
+        _item(prepared=_pixels(ROW.astype(np.float16), dtype=FLOAT)),
+        "tensor",
+        "takes 12288 bytes, but 6144 came",
+    ),
+    "pixels dtype": (
+        _item(pixels=_pixels(RAMP.astype(np.float32), dtype=FLOAT)),
+        "shape",
+        "4 x 4 x 3 float32; H x W x 3 uint8 is needed",
+    ),
 }
 
 
@@ -162,7 +193,7 @@ def test_bad_items_fail_alone(stub: EmbeddingServiceStub, case: str) -> None:
 
 def test_values_that_are_not_finite_are_counted(stub: EmbeddingServiceStub) -> None:
     row = ROW.copy()
-    row[0, 0, :5] = np.nan
+    row[0, 0, :5] = np.nan, np.inf, -np.inf, np.nan, np.nan
     reply = stub.Embed(pb.EmbedRequest(items=[_item(prepared=_pixels(row, dtype=FLOAT))]), timeout=10)
     assert reply.results[0].error.reason == "not_finite"
     assert "5 of 3072 values NaN or Inf" in reply.results[0].error.message
@@ -226,5 +257,6 @@ def test_the_fingerprint_is_in_every_reply(stub: EmbeddingServiceStub) -> None:
 
 
 def test_oversize_messages_are_refused(stub: EmbeddingServiceStub) -> None:
-    code, _, _ = _refused(stub, pb.EmbedRequest(items=[_item(encoded=bytes(65 << 20))]))
+    code, said, _ = _refused(stub, pb.EmbedRequest(items=[_item(encoded=bytes(65 << 20))]))
     assert code == "RESOURCE_EXHAUSTED"
+    assert re.search(rf"\(6815\d{{4}} vs\. {64 << 20}\)", said), said

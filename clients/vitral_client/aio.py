@@ -4,25 +4,22 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Literal, Self, TypeVar, overload
+from typing import Any, Literal, Self, overload
 
 import grpc
-import grpc.aio
 
-from vitral.errors import ImageError, UnavailableError, VitralError
+from vitral.errors import ImageError
 from vitral.results import Embedding
 from vitral.v1.embedding_service_pb2 import ServedModel
-from vitral_client import failure
-from vitral_client.channel import DEFAULT_ADDRESS, Road, options, target
+from vitral_client.aio_driver import Driver
+from vitral_client.channel import DEFAULT_ADDRESS
 from vitral_client.health import Health
-from vitral_client.image import Image
+from vitral_client.image import Image, listed
 from vitral_client.request import Wish, wish
-from vitral_client.steps import Call, Job, OnError, Result, Steps, Verbs
-
-T = TypeVar("T")
+from vitral_client.steps import OnError, Result, Verbs
+from vitral_client.stream import Bounds, Stream
 
 
 class AsyncClient:
@@ -45,10 +42,7 @@ class AsyncClient:
         credentials: grpc.ChannelCredentials | None = None,
     ) -> None:
         self._verbs = Verbs(address, timeout)
-        self._closed = False
-        self._target = target(address)
-        self._credentials = credentials
-        self._channels: dict[Road, grpc.aio.Channel] = {}
+        self._driver = Driver(address, credentials)
 
     @overload
     async def embed(  # type: ignore[overload-overlap]  # a str is iterable, and one image
@@ -114,7 +108,7 @@ class AsyncClient:
         errors: OnError = "raise",
         expect_fingerprint: str | None = None,
     ) -> Any:
-        """Embeds one image, or several in one request.
+        """Embeds one image, or several: in one request, or in as many as the limit of a message demands.
 
         Args:
             images: one image or several; an image is a path, the bytes of an image file, a uint8 array
@@ -124,7 +118,7 @@ class AsyncClient:
             dtype: `float32` or `float16`; also `bfloat16`, which arrives widened to float32, from servers
                 that have it: those of this release serve the other two only.
             size: height and width, for models of dynamic size.
-            timeout: seconds this call has; None: the client's.
+            timeout: seconds this call has, all its requests together; None: the client's.
             errors: `raise` when an image fails, or `return` the errors in the place of the results.
             expect_fingerprint: refuse to embed with a model of another fingerprint.
 
@@ -139,12 +133,56 @@ class AsyncClient:
             VitralError: any other way a call can end: see `vitral.errors`.
         """
         wanted: Wish = wish(model, outputs, dtype, size, expect_fingerprint)
-        result: Result | list[Result] = await self._run(self._verbs.embed(images, wanted, timeout, errors))
+        result: Result | list[Result] = await self._driver.run(
+            self._verbs.embed(images, wanted, timeout, errors)
+        )
         return result
+
+    def embed_iter(
+        self,
+        images: Iterable[Image] | AsyncIterable[Image],
+        *,
+        model: str | None = None,
+        outputs: str | Sequence[str] | None = None,
+        dtype: str = "float32",
+        size: tuple[int, int] | None = None,
+        timeout: float | None = None,
+        expect_fingerprint: str | None = None,
+        batch: int = 16,
+        in_flight: int = 4,
+    ) -> AsyncGenerator[Embedding | ImageError, None]:
+        """Embeds images as they come, any number of them, with a bounded number in memory.
+
+        Args:
+            images: each as for `embed`, plain or asynchronous; a plain one runs in the event loop.
+            model: `NAME` or `NAME/VERSION`; None: the only model served.
+            outputs: names of the outputs; None: the model's default outputs.
+            dtype: as for `embed`.
+            size: height and width, for models of dynamic size.
+            timeout: seconds each request has; None: the client's.
+            expect_fingerprint: refuse to embed with a model of another fingerprint.
+            batch: images of one request.
+            in_flight: most requests in work; `images` is never ahead of the results by more than
+                `batch * in_flight`.
+
+        Yields:
+            One entry for each image, in their order: its `Embedding`, or its `ImageError` whose `index` is
+            its position. All come from one embedding space, also when the model is replaced meanwhile.
+
+        Raises:
+            FingerprintMismatchError: the model was replaced.
+            VitralError: any other way a request can end. The results before it are given first, as they are
+                where `images` itself raises.
+        """
+        wanted: Wish = wish(model, outputs, dtype, size, expect_fingerprint)
+        stream = Stream(self._verbs, wanted, timeout, Bounds(batch, in_flight))
+        return self._driver.stream(
+            stream.moves(), images if isinstance(images, AsyncIterable) else listed(images)
+        )
 
     async def models(self, *, timeout: float | None = None) -> list[ServedModel]:
         """Every model of the server as `vitral.v1` messages, the failed ones with their `reason`."""
-        return await self._run(self._verbs.models(timeout))
+        return await self._driver.run(self._verbs.models(timeout))
 
     async def model(self, name: str | None = None, *, timeout: float | None = None) -> ServedModel:
         """One model as a `vitral.v1` message, by `NAME` or `NAME/VERSION`; None: the only one served.
@@ -152,7 +190,7 @@ class AsyncClient:
         Raises:
             ModelNotFoundError: the server has no such model.
         """
-        return await self._run(self._verbs.model(name, timeout))
+        return await self._driver.run(self._verbs.model(name, timeout))
 
     async def health(self, model: str | None = None, *, timeout: float | None = None) -> Health:
         """What the server says of itself, or of one model.
@@ -161,13 +199,11 @@ class AsyncClient:
             ModelNotFoundError: the server has no such model.
             UnavailableError: no server answers.
         """
-        return await self._run(self._verbs.health(model, timeout))
+        return await self._driver.run(self._verbs.health(model, timeout))
 
     async def close(self) -> None:
         """Ends every call and closes the connection. A second time does nothing."""
-        self._closed = True
-        for channel in self._channels.values():
-            await channel.close()
+        await self._driver.close()
 
     async def __aenter__(self) -> Self:
         """The client itself."""
@@ -178,45 +214,3 @@ class AsyncClient:
     ) -> None:
         """Closes the client."""
         await self.close()
-
-    async def _run(self, steps: Steps[T]) -> T:
-        try:
-            step = next(steps)
-            while True:
-                try:
-                    answer = await self._do(step)
-                except VitralError as error:
-                    step = steps.throw(error)
-                else:
-                    step = steps.send(answer)
-        except StopIteration as done:
-            result: T = done.value
-            return result
-
-    async def _do(self, step: Call | Job) -> Any:
-        if isinstance(step, Job):
-            return await asyncio.to_thread(step.work)
-        if self._closed:
-            raise UnavailableError(f"the client of {self._verbs.address} is closed")
-        method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel(step.road).unary_unary(
-            step.path
-        )
-        try:
-            return await method(step.message, timeout=step.deadline.left())
-        except grpc.RpcError as error:
-            seconds = step.deadline.seconds
-            raise failure.of_call(error, address=self._verbs.address, seconds=seconds) from None
-
-    def _channel(self, road: Road) -> grpc.aio.Channel:
-        # Opened by the first call: a channel belongs to the event loop it is opened in.
-        if road not in self._channels:
-            self._channels[road] = _open(self._target, self._verbs.address, road, self._credentials)
-        return self._channels[road]
-
-
-def _open(
-    where: str, address: str, road: Road, credentials: grpc.ChannelCredentials | None
-) -> grpc.aio.Channel:
-    if credentials is None:
-        return grpc.aio.insecure_channel(where, options(address, road))
-    return grpc.aio.secure_channel(where, credentials, options(address, road))

@@ -67,6 +67,17 @@ def size(value: object) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[1])
 
 
+def count(what: str, value: object) -> int:
+    """A whole number from 1 on.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    if not isinstance(value, Integral) or isinstance(value, bool) or int(value) < 1:
+        raise InvalidArgumentError(f"{what} is a whole number from 1 on, not {value!r} ({kind(value)})")
+    return int(value)
+
+
 def seconds(value: object) -> float:
     """A timeout of at most `MAX_SECONDS`.
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from vitral import __version__
 from vitral import spec as specs
-from vitral.errors import ImageError, InvalidArgumentError, TooLargeError, VitralError
+from vitral.errors import ImageError, InvalidArgumentError, VitralError
 from vitral.results import Embedding
 from vitral_client import plugins, save, show
 from vitral_client.channel import DEFAULT_ADDRESS
@@ -62,7 +62,11 @@ def embed(args: argparse.Namespace) -> int:
         return _fail(missing)
     images: list[Image] = [sys.stdin.buffer.read() if name == "-" else Path(name) for name in args.images]
     with Client(args.server, timeout=args.timeout) as client:
-        results = _embed_all(client, images, args)
+        results = list(
+            client.embed_iter(
+                images, model=args.model, outputs=args.outputs, dtype=args.dtype, batch=IMAGES_A_REQUEST
+            )
+        )
     return _report(dict(zip(save.keys(args.images), results, strict=True)), args)
 
 
@@ -85,36 +89,6 @@ def health(args: argparse.Namespace) -> int:
         answer = client.health(args.model)
     print(answer)
     return 0 if answer is Health.SERVING else 1
-
-
-def _embed_all(client: Client, images: list[Image], args: argparse.Namespace) -> list[Embedding | ImageError]:
-    results: list[Embedding | ImageError] = []
-    fingerprint: str | None = None
-    for start in range(0, len(images), IMAGES_A_REQUEST):
-        results += _embed_part(client, images[start : start + IMAGES_A_REQUEST], args, fingerprint)
-        # All of one run come from one embedding space, also when the model is replaced meanwhile.
-        fingerprint = next((result.fingerprint for result in results if isinstance(result, Embedding)), None)
-    return results
-
-
-def _embed_part(
-    client: Client, images: list[Image], args: argparse.Namespace, fingerprint: str | None
-) -> list[Embedding | ImageError]:
-    try:
-        return client.embed(
-            images,
-            model=args.model,
-            outputs=args.outputs,
-            dtype=args.dtype,
-            errors="return",
-            expect_fingerprint=fingerprint,
-        )
-    except TooLargeError:
-        if len(images) == 1:
-            raise
-    half = len(images) // 2
-    parts = (images[:half], images[half:])
-    return [result for part in parts for result in _embed_part(client, part, args, fingerprint)]
 
 
 def _report(results: dict[str, Embedding | ImageError], args: argparse.Namespace) -> int:

@@ -6,7 +6,11 @@ from typing import cast
 
 import grpc
 
-from vitral.errors import REASON_KEY, VitralError, from_status
+from vitral.errors import REASON_KEY, UnavailableError, VitralError, from_status
+
+
+class LostError(UnavailableError):
+    """No server said this: there was none, or the connection broke under the call."""
 
 
 def of_call(error: grpc.RpcError, *, address: str, seconds: float) -> VitralError:
@@ -26,7 +30,7 @@ def of_call(error: grpc.RpcError, *, address: str, seconds: float) -> VitralErro
     if reason is None and code is grpc.StatusCode.DEADLINE_EXCEEDED:
         details = f"no answer from {address} within {seconds:g} s"
     elif reason is None and code is grpc.StatusCode.UNAVAILABLE:
-        details = f"no server answers at {address}: {details}"
+        return LostError(f"no server answers at {address}: {details}")
     elif reason is None and details:
         details = f"the call to {address} failed: {details}"
     return from_status(code, details or f"{address} ended the call with {code.name}", reason)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,10 +14,13 @@ from vitral.tensors import Array
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_client import argument
-from vitral_client.image import Content, Image, Pixels, Prepared, load
+from vitral_client.image import Content, Pixels, Prepared
 
 DTYPES = ("float32", "float16", "bfloat16")
 """Element types an output can be asked for in."""
+
+_ITEM_BYTES = 64
+"""Most bytes of an item that are neither its file nor its payload: tags, lengths, dtype and shape."""
 
 
 @dataclass(frozen=True)
@@ -86,40 +89,23 @@ def split_name(model: str) -> tuple[str, str]:
     return name, version
 
 
-def build(images: Iterable[Image], wish: Wish) -> Request:
-    """Reads the images and frames the request. An image that cannot be read fails alone.
+def content_bytes(content: Content) -> int:
+    """Bytes an image takes in a request, its framing included."""
+    return _ITEM_BYTES + (len(content) if isinstance(content, bytes) else content.array.nbytes)
+
+
+def room(wish: Wish) -> int:
+    """Bytes that a request with this wish has for images."""
+    return MAX_MESSAGE_BYTES - _head(wish).ByteSize()
+
+
+def frame(contents: Sequence[Content], wish: Wish) -> bytes:
+    """The bytes of the EmbedRequest.
 
     Raises:
-        InvalidArgumentError: an image is none at all; the message names its index.
-        TooLargeError: the request crosses the limit of one message.
+        TooLargeError: they cross the limit of one message.
     """
-    failed: dict[int, ImageError] = {}
-    contents: dict[int, Content] = {}
-    total = 0
-    for index, image in enumerate(images):
-        try:
-            content = load(image)
-        except ImageError as error:
-            error.index = index
-            failed[index] = error
-            continue
-        except InvalidArgumentError as error:
-            raise InvalidArgumentError(f"image {index}: {error}") from None
-        contents[index] = content
-        total += len(content) if isinstance(content, bytes) else content.array.nbytes
-        if total > MAX_MESSAGE_BYTES:
-            raise _too_large(total, index + 1, len(images) if isinstance(images, Sized) else None)
-    message = _frame(list(contents.values()), wish) if contents else b""
-    return Request(message=message, sent=tuple(contents), failed=failed)
-
-
-def _frame(contents: Sequence[Content], wish: Wish) -> bytes:
-    name, version = split_name(wish.model)
-    request = pb.EmbedRequest(model=name, version=version, expect_fingerprint=wish.fingerprint)
-    if wish.size is not None:
-        request.size.height, request.size.width = wish.size
-    for output in wish.outputs:
-        request.outputs.add(name=output, dtype=tensors.dtype_named(wish.dtype))
+    request = _head(wish)
     payloads: list[Array] = []
     for content in contents:
         item = request.items.add()
@@ -128,11 +114,23 @@ def _frame(contents: Sequence[Content], wish: Wish) -> bytes:
         else:
             tensor = item.pixels if isinstance(content, Pixels) else item.prepared
             payloads.append(_fill(tensor, content, len(payloads)))
-    header = request.SerializeToString()
-    total = framing.framed_bytes(len(header), (payload.nbytes for payload in payloads))
+    total = framing.framed_bytes(request.ByteSize(), (payload.nbytes for payload in payloads))
     if total > MAX_MESSAGE_BYTES:
-        raise _too_large(total, len(contents), len(contents))
+        what = f"a request of {len(contents)} images" if len(contents) > 1 else "a request of one image"
+        limit = f"over the limit of {MAX_MESSAGE_BYTES} bytes a message"
+        raise TooLargeError(f"{what} takes at least {total} bytes, {limit}")
+    header = request.SerializeToString()
     return framing.join(header, payloads) if payloads else header
+
+
+def _head(wish: Wish) -> pb.EmbedRequest:
+    name, version = split_name(wish.model)
+    request = pb.EmbedRequest(model=name, version=version, expect_fingerprint=wish.fingerprint)
+    if wish.size is not None:
+        request.size.height, request.size.width = wish.size
+    for output in wish.outputs:
+        request.outputs.add(name=output, dtype=tensors.dtype_named(wish.dtype))
+    return request
 
 
 def _fill(tensor: tensor_pb2.Tensor, content: Pixels | Prepared, payload: int) -> Array:
@@ -142,12 +140,3 @@ def _fill(tensor: tensor_pb2.Tensor, content: Pixels | Prepared, payload: int) -
     tensor.shape.extend(array.shape)
     tensor.payload = payload
     return array
-
-
-def _too_large(total: int, count: int, given: int | None) -> TooLargeError:
-    if count == given:
-        what = f"a request of {count} images takes" if count > 1 else "a request of one image takes"
-    else:
-        what = f"a request of the first {count} of {given or 'the'} images takes"
-    limit = f"over the limit of {MAX_MESSAGE_BYTES} bytes a message"
-    return TooLargeError(f"{what} at least {total} bytes, {limit}")

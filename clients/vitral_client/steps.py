@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from vitral import sizes, tensors
 from vitral.errors import (
     DeadlineError,
     FingerprintMismatchError,
@@ -19,16 +20,20 @@ from vitral.errors import (
     ImageErrors,
     InvalidArgumentError,
     ModelNotFoundError,
+    TooLargeError,
     VitralError,
 )
+from vitral.limits import MAX_ITEMS
 from vitral.results import Embedding
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1.model_pb2 import ModelSpec
 from vitral_client import argument, health, reply
 from vitral_client.channel import Road
+from vitral_client.failure import LostError
 from vitral_client.health import Health
 from vitral_client.image import Image, is_one, listed
-from vitral_client.request import Request, Wish, build, split_name
+from vitral_client.parts import Parts
+from vitral_client.request import Request, Wish, split_name
 
 SERVICE = "/vitral.v1.EmbeddingService"
 
@@ -76,6 +81,8 @@ class Job:
 
 
 Steps: TypeAlias = Generator[Call | Job, Any, T]
+Clock: TypeAlias = Callable[[], Deadline]
+"""The deadline of the next request."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +97,7 @@ class Verbs:
     address: str
     timeout: float
     _specs: dict[tuple[str, str], ModelSpec] = field(default_factory=dict, repr=False)
-    _defaults: dict[str, tuple[str, ...]] = field(default_factory=dict, repr=False)
+    _known: dict[str, ModelSpec] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Checks the timeout."""
@@ -103,78 +110,127 @@ class Verbs:
         if errors not in ("raise", "return"):
             raise InvalidArgumentError(f"errors is 'raise' or 'return', not {errors!r}")
         single = is_one(images)
-        several = listed(images)
-        deadline = self._deadline(timeout)
-        wish = yield from self._named_outputs(wish, deadline)
-        request: Request = yield Job(partial(build, several, wish))
-        every = yield from self._exchange(request, wish, deadline)
+        parts = Parts(listed(images))
+        deadline = self.deadline(timeout)
+        every = yield from self.answers(parts, wish, lambda: deadline)
         failed = [result for result in every if isinstance(result, ImageError)]
+        if single and failed and failed[0].cause == "too_large":
+            raise TooLargeError(str(failed[0]))
         if failed and errors == "raise":
             raise failed[0] if single else ImageErrors(every)
         return every[0] if single else every
 
+    def answers(self, parts: Parts, wish: Wish, clock: Clock) -> Steps[list[Result]]:
+        """A result for each image, in as many requests as the limits demand, all of one fingerprint."""
+        every: list[Result] = []
+        most = MAX_ITEMS
+        while (yield Job(parts.fill)):
+            wish, fitting = yield from self._plan(wish, parts.sendable, clock())
+            request: Request = yield Job(partial(parts.take, wish, min(most, fitting)))
+            try:
+                results, fingerprint = yield from self._exchange(request, wish, clock())
+            except TooLargeError:
+                if len(request.sent) < 2:
+                    raise
+                # The server's own limits may be lower, or the model another one than was known.
+                most = len(request.sent) // 2
+                yield Job(parts.back)
+                continue
+            every += results
+            wish = replace(wish, fingerprint=wish.fingerprint or fingerprint)
+        return every
+
+    def pinned(self, parts: Parts, wish: Wish, clock: Clock) -> Steps[Wish | None]:
+        """The wish, held to the fingerprint the model has now; None when there is nothing to send yet."""
+        yield Job(parts.fill)
+        if not parts.sendable:
+            return None
+        spec = yield from self._learn(wish.model, clock())
+        return replace(wish, fingerprint=wish.fingerprint or spec.fingerprint)
+
     def models(self, timeout: float | None = None) -> Steps[list[pb.ServedModel]]:
         """Every model of the server, the failed ones with their reason."""
         message = pb.ListModelsRequest().SerializeToString()
-        deadline = self._deadline(timeout)
+        deadline = self.deadline(timeout)
         answer: bytes = yield Call(f"{SERVICE}/ListModels", message, deadline, Road.PLAIN)
         return list(reply.message(pb.ListModelsResponse, answer).models)
 
     def model(self, model: str | None, timeout: float | None = None) -> Steps[pb.ServedModel]:
         """One model, by `NAME` or `NAME/VERSION`; None: the only one served."""
         name = argument.optional_text("model", model)
-        return (yield from self._get_model(name, self._deadline(timeout), Road.PLAIN))
+        return (yield from self._get_model(name, self.deadline(timeout), Road.PLAIN))
 
     def health(self, model: str | None, timeout: float | None = None) -> Steps[Health]:
         """What the server says of itself or of a model."""
         model = argument.optional_text("model", model)
-        call = Call(health.CHECK, health.check_request(model), self._deadline(timeout), Road.PLAIN)
+        call = Call(health.CHECK, health.check_request(model), self.deadline(timeout), Road.PLAIN)
         try:
             answer: bytes = yield call
         except ModelNotFoundError:
             raise ModelNotFoundError(f"{self.address} has no model {model!r}") from None
         return health.check_response(answer)
 
-    def _exchange(self, request: Request, wish: Wish, deadline: Deadline) -> Steps[list[Result]]:
+    def deadline(self, timeout: float | None) -> Deadline:
+        """The deadline this far from now; None: the client's timeout."""
+        return Deadline.after(self.timeout if timeout is None else timeout)
+
+    def _exchange(self, request: Request, wish: Wish, deadline: Deadline) -> Steps[tuple[list[Result], str]]:
         if not request.sent:
-            return [request.failed[index] for index in sorted(request.failed)]
+            return [request.failed[index] for index in sorted(request.failed)], ""
         try:
-            answer: bytes = yield Call(f"{SERVICE}/Embed", request.message, deadline)
+            answer = yield from _call(Call(f"{SERVICE}/Embed", request.message, deadline))
         except VitralError:
-            # The names may be those of a model that is served no more.
-            self._defaults.pop(wish.model, None)
+            # What is known may be of a model that is served no more.
+            self._known.pop(wish.model, None)
             raise
         parts = reply.parse(answer)
         spec = yield from self._spec(parts.header, deadline)
-        return reply.results(parts, request, spec)
+        self._known[wish.model] = spec
+        return reply.results(parts, request, spec), parts.header.fingerprint
 
-    def _named_outputs(self, wish: Wish, deadline: Deadline) -> Steps[Wish]:
+    def _plan(self, wish: Wish, images: int, deadline: Deadline) -> Steps[tuple[Wish, int]]:
+        """The wish with its outputs named where it must be, and the most images whose reply fits."""
         # An element type is asked for output by output, so that the defaults have to be known by name.
-        if wish.outputs or wish.dtype == "float32":
-            return wish
-        if wish.model not in self._defaults:
-            served = yield from self._get_model(wish.model, deadline, Road.CHECKED)
-            self._defaults[wish.model] = tuple(served.spec.default_outputs)
-        return replace(wish, outputs=self._defaults[wish.model])
+        named = bool(wish.outputs) or wish.dtype == "float32"
+        if not images or (named and images == 1):
+            return wish, images
+        spec = self._known.get(wish.model)
+        if spec is None:
+            spec = yield from self._learn(wish.model, deadline)
+        outputs = wish.outputs or tuple(spec.default_outputs)
+        dtype = tensors.dtype_named(wish.dtype)
+        fitting = sizes.most_images(spec, [(name, dtype) for name in outputs])
+        return wish if named else replace(wish, outputs=outputs), fitting
+
+    def _learn(self, model: str, deadline: Deadline) -> Steps[ModelSpec]:
+        spec = (yield from self._get_model(model, deadline, Road.CHECKED)).spec
+        if spec.fingerprint:  # a model that failed has none
+            self._known[model] = self._specs[spec.name, spec.fingerprint] = spec
+        return spec
 
     def _spec(self, header: pb.EmbedResponse, deadline: Deadline) -> Steps[ModelSpec]:
         key = (header.model, header.fingerprint)
         if key not in self._specs:
             which = f"{header.model}/{header.version}"
-            served = yield from self._get_model(which, deadline, Road.CHECKED)
-            if served.spec.fingerprint != header.fingerprint:
-                now, then = served.spec.fingerprint[:12], header.fingerprint[:12]
+            spec = yield from self._learn(which, deadline)
+            if spec.fingerprint != header.fingerprint:
+                now, then = spec.fingerprint[:12], header.fingerprint[:12]
                 raise FingerprintMismatchError(
                     f"model {which} answered with fingerprint {then} and now has {now}"
                 )
-            self._specs[key] = served.spec
         return self._specs[key]
 
     def _get_model(self, model: str, deadline: Deadline, road: Road) -> Steps[pb.ServedModel]:
         name, version = split_name(model)
         message = pb.GetModelRequest(model=name, version=version).SerializeToString()
-        answer: bytes = yield Call(f"{SERVICE}/GetModel", message, deadline, road)
+        answer = yield from _call(Call(f"{SERVICE}/GetModel", message, deadline, road))
         return reply.message(pb.GetModelResponse, answer).model
 
-    def _deadline(self, timeout: float | None) -> Deadline:
-        return Deadline.after(self.timeout if timeout is None else timeout)
+
+def _call(call: Call) -> Steps[bytes]:
+    try:
+        answer: bytes = yield call
+    except LostError:
+        # gRPC repeats no call of whose reply a part had come. Asking twice harms nobody.
+        answer = yield call
+    return answer

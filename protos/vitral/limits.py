@@ -11,6 +11,12 @@ MAX_FRAME_HEADER_BYTES = 256 * 1024
 MAX_REPLY_BYTES = MAX_MESSAGE_BYTES - MAX_FRAME_HEADER_BYTES
 """Most payload bytes of one reply."""
 
+MAX_ITEMS = 256
+"""Most images of one request; a server may be told to take another number."""
+
+MAX_ERROR_BYTES = 400
+"""Most bytes of one image's error message in a reply."""
+
 MAX_FIELD_NUMBER = 15
 """Highest field number of any message: every tag fits one byte."""
 

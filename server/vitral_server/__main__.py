@@ -10,10 +10,12 @@ from collections.abc import Sequence
 
 from vitral.errors import DeviceError
 from vitral_engine.runtime import require
+from vitral_server import heap
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the server; 0 after a clean end, 1 on failure, 2 on wrong usage."""
+    heap.share()
     try:
         require()
     except DeviceError as error:

@@ -11,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from vitral.errors import InvalidArgumentError
+from vitral.limits import MAX_ITEMS
 from vitral_engine.image import MAX_PIXELS
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -53,7 +54,7 @@ class ServerConfig:
     decode_threads: int = 0
     max_batch_size: int = 0
     queue_delay_ms: float = 0.0
-    max_items: int = 256
+    max_items: int = MAX_ITEMS
     max_queue_images: int = 512
     max_queue_mib: int = 1024
     max_image_pixels: int = MAX_PIXELS

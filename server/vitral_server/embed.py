@@ -9,6 +9,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from time import monotonic
 
+from vitral import sizes
 from vitral import spec as specs
 from vitral.errors import (
     DeadlineError,
@@ -26,7 +27,7 @@ from vitral_server.admission import Permit
 from vitral_server.batcher import Ticket
 from vitral_server.call import Door, EmbedCall, Picture, Wanted
 from vitral_server.registry import Registry, Served
-from vitral_server.reply import Assembly, Frame, header_bytes, reply_bytes
+from vitral_server.reply import Assembly, Frame
 
 
 @dataclass(frozen=True)
@@ -79,10 +80,11 @@ class Embedder:
         names = [specs.output(spec, want.name).name for want in wanted]
         doors = {picture.door for picture in call.pictures}
         sessions = {door: engine.session_for(names, prepared=door is Door.PREPARED) for door in doors}
-        out = reply_bytes(spec, wanted, len(call.pictures))
-        limit = min(call.max_reply_bytes, MAX_MESSAGE_BYTES - header_bytes(wanted, len(call.pictures)))
+        pairs, images = [(want.name, want.dtype) for want in wanted], len(call.pictures)
+        out = sizes.payload_bytes(spec, pairs, images)
+        limit = min(call.max_reply_bytes, MAX_MESSAGE_BYTES - sizes.header_bytes(pairs, images))
         if out > limit:
-            told = f"the reply to {len(call.pictures)} images takes {out} bytes; the limit is {limit}"
+            told = f"the reply to {images} images takes {out} bytes; the limit is {limit}"
             raise TooLargeError(f"{told}: ask for fewer images at a time")
         return Plan(served, engine, wanted, sessions, held_bytes=call.request_bytes + out)
 
@@ -104,16 +106,24 @@ class Embedder:
         self, picture: Picture, plan: Plan, assembly: Assembly, permit: Permit
     ) -> asyncio.Future[Row | ImageError]:
         loop = asyncio.get_running_loop()
-        work = self._pool.submit(_row, picture, plan, assembly)
+        # The pool keeps what waits in it until its turn, cancelled or not: a picture must not be part of it.
+        cell = [picture]
+        work = self._pool.submit(_row, cell, plan, assembly)
         permit.share()  # a caller may leave; the thread that decodes for it goes on
-        work.add_done_callback(lambda _: _post(loop, permit.end))
+
+        def done(_: object) -> None:
+            cell.clear()
+            _post(loop, permit.end)
+
+        work.add_done_callback(done)
         return asyncio.wrap_future(work)
 
 
-def _row(picture: Picture, plan: Plan, assembly: Assembly) -> Row | ImageError:
+def _row(cell: list[Picture], plan: Plan, assembly: Assembly) -> Row | ImageError:
     """Decodes and preprocesses one picture, in a pool thread; nothing for callers that are gone."""
     if assembly.gone or monotonic() > assembly.deadline:
         raise DeadlineError("nobody waits for this image any more")
+    picture = cell[0]
     content, graph = picture.content, plan.sessions[picture.door].graph
     try:
         if isinstance(content, ImageError):

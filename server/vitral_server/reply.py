@@ -14,18 +14,14 @@ from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any
 
-import numpy as np
-
 from vitral import framing
 from vitral.errors import ImageError, VitralError
+from vitral.limits import MAX_ERROR_BYTES
 from vitral.results import Timings
 from vitral.tensors import Array, numpy_dtype
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import model_pb2, tensor_pb2
 from vitral_server.call import Wanted
-
-_MESSAGE = 400
-"""Most bytes of an image error's message on the wire."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +141,7 @@ class Assembly:
         for slot in self._slots:
             if isinstance(slot, ImageError):
                 code: int = slot.code.value[0]
-                said = str(slot).encode()[:_MESSAGE].decode(errors="ignore")
+                said = str(slot).encode()[:MAX_ERROR_BYTES].decode(errors="ignore")
                 reply.results.add(error=pb.ItemError(code=code, reason=slot.cause, message=said))
                 continue
             result = reply.results.add(grid=grid)
@@ -154,21 +150,6 @@ class Assembly:
                 payload += 1
         reply.timings.CopyFrom(pb.Timings(**asdict(timings)))
         return reply.SerializeToString()
-
-
-def header_bytes(wanted: Sequence[Wanted], images: int) -> int:
-    """Room for everything in a reply that is no payload; an error's message is cut to fit it."""
-    return 1024 + images * max(2 * _MESSAGE, sum(96 + len(want.name) for want in wanted))
-
-
-def reply_bytes(spec: model_pb2.ModelSpec, wanted: Sequence[Wanted], images: int) -> int:
-    """Payload bytes of the reply to so many images."""
-    items = {item.name: item for item in spec.outputs}
-    one = sum(
-        int(np.prod([axis.size for axis in items[want.name].axes[1:]])) * numpy_dtype(want.dtype).itemsize
-        for want in wanted
-    )
-    return one * images
 
 
 def _resolve(future: asyncio.Future[Frame], frame: Frame) -> None:

@@ -57,7 +57,7 @@ def answers(method: _Logged) -> _Method:
             number = uuid4().hex[:12]
             log.exception("internal error", extra={"error_id": number})
             failure = ServerError(f"internal error; the server's log explains it under id {number}")
-        return _refuse(context, failure)
+        return await _refuse(context, failure)
 
     return answer
 
@@ -82,7 +82,7 @@ class EmbeddingService:
 
     async def embed_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """EmbedStream."""
-        _refuse(context, UnsupportedError("EmbedStream is not served yet; Embed is"))
+        await _refuse(context, UnsupportedError("EmbedStream is not served yet; Embed is"))
 
     @answers
     async def list_models(self, message: bytes, context: Context, line: RequestLine) -> bytes:
@@ -140,15 +140,17 @@ def _read(kind: type[_Message], message: bytes) -> _Message:
         raise InvalidArgumentError(f"malformed {kind.__name__} of {len(message)} bytes") from None
 
 
-def _refuse(context: Context, error: VitralError) -> bytes:
+async def _refuse(context: Context, error: VitralError) -> bytes:
     """Ends a call with the error's status.
 
-    Not by `abort`, which raises: grpc keeps what it raised, and its traceback keeps the whole request.
+    By `abort`, since a status that is only set goes out behind an empty message, and no client repeats a call
+    of whose reply a message has come. grpc keeps what `abort` raises, and a traceback the whole request.
     """
     error.__traceback__ = error.__cause__ = error.__context__ = None
-    context.set_code(error.code)
-    context.set_details(_cut(str(error)))
-    context.set_trailing_metadata(trailers(error))
+    try:
+        await context.abort(error.code, _cut(str(error)), trailers(error))
+    except aio.AbortError as raised:
+        raised.__traceback__ = raised.__context__ = None
     return b""
 
 

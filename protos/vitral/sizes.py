@@ -1,0 +1,44 @@
+"""Bytes of a reply, before there is one: the server refuses by them, the client cuts its requests by them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from vitral import spec as specs
+from vitral.limits import MAX_ERROR_BYTES, MAX_MESSAGE_BYTES, MAX_REPLY_BYTES
+from vitral.tensors import ITEM_BYTES
+from vitral.v1 import model_pb2 as pb
+
+Wanted: TypeAlias = Sequence[tuple[str, int]]
+"""Name and wire type of each output that is wanted of every image."""
+
+_FIXED = 1024
+
+
+def header_bytes(wanted: Wanted, images: int) -> int:
+    """Room for everything in a reply that is no payload; an error's message is cut to fit it."""
+    return _FIXED + images * _header_of_one(wanted)
+
+
+def payload_bytes(spec: pb.ModelSpec, wanted: Wanted, images: int = 1) -> int:
+    """Payload bytes of the reply to so many images; outputs the model does not have count as nothing."""
+    items = {item.name: item for item in spec.outputs}
+    return images * sum(
+        math.prod(specs.item_shape(items[name].axes)) * ITEM_BYTES[dtype]
+        for name, dtype in wanted
+        if name in items
+    )
+
+
+def most_images(spec: pb.ModelSpec, wanted: Wanted) -> int:
+    """Most images whose reply crosses no limit; 1 also where that of a single one does."""
+    payload, header = payload_bytes(spec, wanted), _header_of_one(wanted)
+    by_message = (MAX_MESSAGE_BYTES - _FIXED) // (payload + header)
+    by_payload = MAX_REPLY_BYTES // payload if payload else by_message
+    return max(1, min(by_message, by_payload))
+
+
+def _header_of_one(wanted: Wanted) -> int:
+    return max(2 * MAX_ERROR_BYTES, sum(96 + len(name.encode()) for name, _ in wanted))
