@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from vitral_export.report_photograph import exploded, picture
+from vitral_export.report.photograph import exploded, picture
 
 
 def test_a_small_picture_is_enlarged_before_it_is_cut() -> None:

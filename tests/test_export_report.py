@@ -19,7 +19,7 @@ from vitral_engine.artifact import open_artifact
 from vitral_engine.measure import Errors
 from vitral_export.cases import GOLDEN_PHOTOGRAPH, photograph_bytes
 from vitral_export.report import page
-from vitral_export.report_html import number, percent, share
+from vitral_export.report.html import number, percent, share
 
 VOID = {"meta", "img", "wbr", "br", "link"}
 HUGGING_FACE = Shape(

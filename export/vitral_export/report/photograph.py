@@ -13,8 +13,8 @@ from PIL import Image
 
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
-from vitral_export.report_facts import size
-from vitral_export.report_html import count
+from vitral_export.report.facts import size
+from vitral_export.report.html import count
 
 _SHOWN = 448  # pixels a picture is enlarged to: in one of few pixels the gaps would be as wide as patches
 _MOST = 640  # of the picture with its gaps; a larger one is reduced, for the page's sake

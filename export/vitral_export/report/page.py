@@ -10,11 +10,12 @@ from numpy.typing import NDArray
 
 from vitral import spec as specs
 from vitral.v1 import model_pb2 as pb
-from vitral_export import figures, report_agreement, report_errors, report_facts, report_photograph
+from vitral_export import figures
 from vitral_export.numbers import Run
-from vitral_export.report_html import items, paragraph, section
-from vitral_export.report_style import STYLE
-from vitral_export.report_verdict import verdict
+from vitral_export.report import agreement, errors, facts, photograph
+from vitral_export.report.html import items, paragraph, section
+from vitral_export.report.style import STYLE
+from vitral_export.report.verdict import verdict
 
 FILE = "report.html"
 """Name of the file in the version folder."""
@@ -59,13 +60,13 @@ def page(spec: pb.ModelSpec, runs: Sequence[Run], pixels: NDArray[np.uint8] | No
 
 
 def _what(spec: pb.ModelSpec, pixels: NDArray[np.uint8] | None) -> str:
-    photograph = "" if pixels is None else report_photograph.figure(spec, pixels)
+    picture = "" if pixels is None else photograph.figure(spec, pixels)
     kind = "pair pictured" if photograph else "pair"
     return (
-        f"{paragraph(report_facts.sentence(spec))}"
-        f'<div class="{kind}"><div>{report_facts.described(spec)}</div>{photograph}</div>'
-        f"{report_facts.outputs(spec)}{report_facts.graphs(spec)}"
-        f"<h3>Preprocessing</h3>{report_facts.preprocessing(spec)}"
+        f"{paragraph(facts.sentence(spec))}"
+        f'<div class="{kind}"><div>{facts.described(spec)}</div>{picture}</div>'
+        f"{facts.outputs(spec)}{facts.graphs(spec)}"
+        f"<h3>Preprocessing</h3>{facts.preprocessing(spec)}"
     )
 
 
@@ -77,7 +78,7 @@ def _budget(spec: pb.ModelSpec) -> str:
         "own float32 makes in the same form, and a little for the last bits. The whole width of a bar is the "
         "budget; the tick is PyTorch's float32."
     )
-    return paragraph(said) + report_errors.budgets(spec)
+    return paragraph(said) + errors.budgets(spec)
 
 
 def _errors(runs: Sequence[Run]) -> str:
@@ -85,7 +86,7 @@ def _errors(runs: Sequence[Run]) -> str:
         "The absolute error of every element of every run, in units of the output's own rms (root mean "
         "square), on a logarithmic axis; a bar is half an octave wide. Nothing may be over the budget."
     )
-    return paragraph(said) + report_errors.distributions(runs) if runs else ""
+    return paragraph(said) + errors.distributions(runs) if runs else ""
 
 
 def _agreement(runs: Sequence[Run]) -> str:
@@ -93,10 +94,10 @@ def _agreement(runs: Sequence[Run]) -> str:
         return ""
     said = "Every cell is the worst of all that it stands for, as a part of its budget: 100 % is the limit."
     tables = (
-        report_agreement.by_batch(runs),
-        report_agreement.by_level(runs),
-        report_agreement.by_kind(runs),
-        report_agreement.against_alone(runs),
+        agreement.by_batch(runs),
+        agreement.by_level(runs),
+        agreement.by_kind(runs),
+        agreement.against_alone(runs),
     )
     return paragraph(said) + "\n".join(tables)
 
@@ -106,11 +107,11 @@ def _where(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
         "The ring is the largest absolute error of all runs; a patch is the darker, the more runs had their "
         "largest error there. Tokens in front of the patches are drawn above them. Everything counts from 0."
     )
-    return paragraph(said) + report_errors.places(spec, runs) if runs else ""
+    return paragraph(said) + errors.places(spec, runs) if runs else ""
 
 
 def _footer(spec: pb.ModelSpec) -> str:
     files = ("manifest.json", figures.FILE, spec.proof.golden_file)
     named = ", ".join(f"<code>{escape(name)}</code>" for name in files if name)
-    note = "" if not specs.is_random(spec) else f" {escape(report_facts.weights(spec))}."
+    note = "" if not specs.is_random(spec) else f" {escape(facts.weights(spec))}."
     return f'<footer class="quiet">Every figure by itself: {named}, beside this page.{note}</footer>'

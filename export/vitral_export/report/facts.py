@@ -9,7 +9,7 @@ from vitral import spec as specs
 from vitral import tensors
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
-from vitral_export.report_html import TIMES, Column, Row, cell, code, count, facts, table
+from vitral_export.report.html import TIMES, Column, Row, cell, code, count, facts, table
 
 
 def sentence(spec: pb.ModelSpec) -> str:

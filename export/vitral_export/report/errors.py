@@ -8,11 +8,12 @@ from html import escape
 
 from vitral import spec as specs
 from vitral.v1 import model_pb2 as pb
-from vitral_export import histogram, report_chart
+from vitral_export import histogram
 from vitral_export.cases import PHOTOGRAPHS
 from vitral_export.numbers import Run, Setting
-from vitral_export.report_chart import Mark, Place
-from vitral_export.report_html import Column, Row, cell, code, count, number, percent, provider, share, table
+from vitral_export.report import chart
+from vitral_export.report.chart import Mark, Place
+from vitral_export.report.html import Column, Row, cell, code, count, number, percent, provider, share, table
 
 
 def budgets(spec: pb.ModelSpec) -> str:
@@ -33,7 +34,7 @@ def budgets(spec: pb.ModelSpec) -> str:
 def _row(item: pb.Figure, measure: str, found: float, allowed: float, torch: float) -> Row:
     part, own = share(found, allowed), share(torch, allowed)
     said = f"{item.output}, {item.graph}: {measure} uses {percent(part)} of its budget; "
-    drawn = report_chart.bar(part, own, f"{said}PyTorch float32 {percent(own)}")
+    drawn = chart.bar(part, own, f"{said}PyTorch float32 {percent(own)}")
     used = cell(f'<span class="used">{drawn}{percent(part)}</span>', kind="over" if part > 1 else "")
     return Row(measure, [used, *(cell(number(value)) for value in (found, allowed, torch))])
 
@@ -68,7 +69,7 @@ def _distribution(runs: Sequence[Run]) -> str:
     marks = _marks([run for run in runs if run.errors.rms > 0])
     below = counts[0] / max(1, sum(counts))
     said = f"{count(sum(counts), 'element')} in {count(len(runs), 'run')}"
-    drawn = report_chart.distribution(counts, marks)
+    drawn = chart.distribution(counts, marks)
     if below >= 0.005:
         said += f"; {percent(below)} under {number(histogram.edges(0)[1])} or exact"
     return f"<figure>{_heading(runs[0])}{drawn}<figcaption>{escape(said)}.</figcaption></figure>"
@@ -98,7 +99,7 @@ def _map(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
         found = Counter(place for run in runs if (place := _place(spec, run)) is not None)
         most = max(found.values())
         grid = spec.architecture.grid
-        drawn = report_chart.patches(
+        drawn = chart.patches(
             grid.height,
             grid.width,
             {place: times / most for place, times in found.items()},

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 
 from vitral_export.numbers import Run
-from vitral_export.report_html import Column, Row, cell, code, count, provider, shade, share, table
+from vitral_export.report.html import Column, Row, cell, code, count, provider, shade, share, table
 
 _Measure = Callable[[Run], float]
 _Cell = tuple[Column, _Measure]

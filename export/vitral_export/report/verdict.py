@@ -8,10 +8,10 @@ from html import escape
 from vitral import spec as specs
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.measure import ILL_CONDITIONED
-from vitral_export import report_facts
 from vitral_export.numbers import Run
-from vitral_export.report_agreement import used
-from vitral_export.report_html import code, count, number, percent, provider, several
+from vitral_export.report import facts
+from vitral_export.report.agreement import used
+from vitral_export.report.html import code, count, number, percent, provider, several
 
 
 def verdict(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
@@ -45,7 +45,7 @@ def _verdict(loud: str, said: str, *, kind: str = "") -> str:
 def _warnings(spec: pb.ModelSpec) -> list[str]:
     said = []
     if specs.is_random(spec):
-        note = report_facts.weights(spec)
+        note = facts.weights(spec)
         said.append((note, "For trying out and for benchmarks. Its embeddings mean nothing."))
     if spec.proof.ill_conditioned:
         said.append(
@@ -66,7 +66,7 @@ def _tiles(spec: pb.ModelSpec) -> list[tuple[str, str]]:
     tiles = [
         ("Default output", ", ".join(map(code, spec.default_outputs))),
         ("Its shape", escape(_shapes(spec))),
-        ("Weights", escape(report_facts.weights(spec))),
+        ("Weights", escape(facts.weights(spec))),
         ("Preprocessing", code(spec.preprocessing.contract) if spec.HasField("preprocessing") else "none"),
     ]
     if spec.proof.figures:
@@ -82,6 +82,4 @@ def _tiles(spec: pb.ModelSpec) -> list[tuple[str, str]]:
 
 
 def _shapes(spec: pb.ModelSpec) -> str:
-    return ", ".join(
-        report_facts.shape(item.axes) for item in spec.outputs if item.name in spec.default_outputs
-    )
+    return ", ".join(facts.shape(item.axes) for item in spec.outputs if item.name in spec.default_outputs)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 from vitral_export import histogram
-from vitral_export.report_html import number, percent
+from vitral_export.report.html import number, percent
 
 _WIDTH, _LEFT, _RIGHT = 340, 8, 332  # of a histogram, and its plot
 _TOP, _BOTTOM, _HEIGHT = 52, 150, 172
