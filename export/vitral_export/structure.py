@@ -32,7 +32,11 @@ def check(folder: Path, spec: pb.ModelSpec, wrapped: Inference) -> list[str]:
     Raises:
         ProofError: the module has an operator that cannot be compared.
     """
-    own = read(wrapped, spec)
+    return compare(folder, spec, read(wrapped, spec))
+
+
+def compare(folder: Path, spec: pb.ModelSpec, own: Program) -> list[str]:
+    """What the graphs of a version folder do otherwise than these steps; empty when nothing."""
     problems = []
     for graph in spec.graphs:
         expected = folded(own, spec.preprocessing) if graph.input.folded else own
@@ -133,8 +137,8 @@ def _signature(model: onnx.ModelProto, graph: pb.Graph, spec: pb.ModelSpec) -> l
     problems = [f"signature has {mine}, {its} was asked for" for mine, its in pairs if mine != its]
     if len(given) != len(asked):
         problems.append(f"signature has {len(given)} tensors, {len(asked)} were asked for")
-    opsets = {item.domain: item.version for item in model.opset_import}
-    if opsets != {"": spec.opset}:
+    opsets = [(item.domain, item.version) for item in model.opset_import]
+    if opsets != [("", spec.opset)]:
         problems.append(f"operator sets are {opsets}, {spec.opset} was asked for")
     return problems
 
