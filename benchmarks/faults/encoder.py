@@ -61,7 +61,7 @@ def _norms(written: Written) -> None:
 
 FAULTS = (
     Fault("query_and_key", _VIT, "query and key of one layer swapped", BOTH, _query_and_key_swapped),
-    Fault("query_and_key_uint8", _VIT, "the same in one graph only", (UINT8,), _query_and_key_swapped),
+    Fault("query_and_key_uint8", _VIT, "the same in the uint8 graph only", (UINT8,), _query_and_key_swapped),
     Fault("scale", _VIT, "attention scale x 1.001 in one layer", BOTH, _scale),
     Fault("softmax", _VIT, "softmax over the queries", BOTH, _softmax),
     Fault("heads", _VIT, "heads split in the wrong order", BOTH, _heads),

@@ -29,9 +29,13 @@ def _batch_in_the_signature(written: Written) -> None:
         item.type.tensor_type.shape.dim[0].dim_value = 2
 
 
-def _batch_in_a_reshape(written: Written) -> None:
+def _batch_in_a_reshape(written: Written, *, batch: int = 2) -> None:
     name = written.node("Reshape").input[1]
-    written.set_constant(name, np.array([2, *written.constant(name)[1:]], np.int64))
+    written.set_constant(name, np.array([batch, *written.constant(name)[1:]], np.int64))
+
+
+def _batch_of_three(written: Written) -> None:
+    _batch_in_a_reshape(written, batch=3)
 
 
 def _batch_between_reshapes(written: Written) -> None:
@@ -113,6 +117,13 @@ FAULTS = (
     ),
     Fault("batch_in_a_reshape", _CONV, "batch frozen in a reshape only", (FLOAT,), _batch_in_a_reshape),
     Fault(
+        "batch_of_three",
+        _CONV,
+        "the same at 3: the traced batch of 2 does not run",
+        (FLOAT,),
+        _batch_of_three,
+    ),
+    Fault(
         "batch_between_reshapes",
         _CONV,
         "batch frozen in a reshape that the next one undoes",
@@ -168,10 +179,16 @@ FAULTS = (
     Fault(
         "values_turned_uint8",
         _HAND,
-        "the same in one graph only",
+        "the same in the uint8 graph only",
         (UINT8,),
         _values_turned,
     ),
-    Fault("hand_cut_grid_turned", _HAND, "rows and columns of the patch grid swapped", BOTH, _hand_cut_grid_turned),
+    Fault(
+        "hand_cut_grid_turned",
+        _HAND,
+        "rows and columns of the patch grid swapped",
+        BOTH,
+        _hand_cut_grid_turned,
+    ),
 )
 """A convolution's and, behind it, those of the patches cut by hand."""

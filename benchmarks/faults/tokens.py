@@ -78,7 +78,7 @@ FAULTS = (
     ),
     Fault("positions_left_out", _VIT, "positions not added", (FLOAT,), _positions_left_out),
     Fault("cls_behind", _VIT, "CLS token behind the patches", BOTH, _cls_behind),
-    Fault("cls_behind_uint8", _VIT, "the same in one graph only", (UINT8,), _cls_behind),
+    Fault("cls_behind_uint8", _VIT, "the same in the uint8 graph only", (UINT8,), _cls_behind),
     Fault("dropout", _VIT, "dropout in training mode", BOTH, _dropout),
     Fault("halves_swapped", _TWO, "row and column halves swapped", BOTH, _halves_swapped, shared=True),
     Fault("columns_for_rows", _TWO, "columns for rows", BOTH, _columns_for_rows, shared=True),

@@ -58,9 +58,11 @@ def _same(node: Node, known: Known, _: Builder) -> Operand:
 
 def _dropout(node: Node, known: Known, builder: Builder) -> Operand:
     _, rate, training = _arguments(node)
-    if training and rate:
-        raise ProofError(f"structure: {node.name} drops values out: the module is left in training mode")
-    return _same(node, known, builder)
+    return _active_dropout(node, known, builder) if training and rate else _same(node, known, builder)
+
+
+def _active_dropout(node: Node, _: Known, __: Builder) -> Operand:
+    raise ProofError(f"structure: {node.name} drops values out: the module is left in training mode")
 
 
 def _plain(kind: str, **attributes: Any) -> Reader:
@@ -245,6 +247,7 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "aten.matmul.default": _plain("MatMul"),
         "aten.mean.dim": _mean,
         "aten.mul.Tensor": _plain("Mul"),
+        "aten.native_dropout.default": _active_dropout,  # what is left of one in training mode
         "aten.neg.default": _plain("Neg"),
         "aten.permute.default": _permute,
         "aten.pow.Tensor_Scalar": _plain("Pow"),
