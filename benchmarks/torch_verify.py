@@ -41,6 +41,9 @@ _ACCURATE, _RUN = "Verify output accuracy... ✅", "Execute the model with ONNX 
 class Pixels(nn.Module):
     """What a uint8 graph is to compute, as one would write it in torch: normalise, then the module."""
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, module: nn.Module, preprocessing: pb.Preprocessing) -> None:
         super().__init__()
         self.module = module
@@ -48,10 +51,11 @@ class Pixels(nn.Module):
         self.register_buffer("mean", torch.tensor(list(preprocessing.mean))[:, None, None])
         self.register_buffer("std", torch.tensor(list(preprocessing.std))[:, None, None])
 
-    def forward(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, ...]:
         """Outputs of the module for uint8 pixels (B, H, W, 3)."""
         rows = pixels.permute(0, 3, 1, 2).float() * self.rescale  # B H W C -> B C H W
-        return self.module((rows - self.mean) / self.std)
+        outputs: tuple[Tensor, ...] = self.module((rows - self.mean) / self.std)
+        return outputs
 
 
 def judged(sound: Sound, file: str, folder: Path) -> str:
@@ -94,7 +98,7 @@ def judged(sound: Sound, file: str, folder: Path) -> str:
     return PASSES
 
 
-def _example(graph: pb.GraphInput) -> Tensor:
+def _example(graph: pb.Graph) -> Tensor:
     """Two images of noise, which is what the documentation's examples take."""
     shape = [axis.size or TRACED_BATCH for axis in graph.input.axes]
     source = torch.Generator().manual_seed(0)

@@ -131,9 +131,9 @@ def _words_about_its_own_tensors(model: onnx.ModelProto) -> None:
         (_axis_that_is_not_there, "axis must be in"),
         (_operator_set_twice, r"operator sets are \[\('', 11\), \('', 20\)\]"),
         (_cls_for_every_patch, "Inferred=1009 Declared=16144"),
-        (_branch, "XX"),
-        (_operand_left_out, "XX"),
-        (_words_about_its_own_tensors, "XX"),
+        (_branch, "steps are If, Conv, Reshape, Transpose; the module's are Expand"),
+        (_operand_left_out, "Add leaves out a tensor in front of others"),
+        (_words_about_its_own_tensors, "shapes cannot be told: .*Inferred=8 Declared=16"),
     ],
 )
 def test_a_graph_of_another_form_is_seen(
@@ -158,7 +158,7 @@ def _node(model: onnx.ModelProto, name: str) -> onnx.NodeProto:
 
 def test_a_step_that_is_no_reshape_for_every_batch_is_none() -> None:
     model = _graph([helper.make_node("Reshape", ["x", "shape"], ["y"], name="r")], shape=[7, -1])
-    with pytest.raises(ValueError, match="XX"):
+    with pytest.raises(ValueError, match=r"shapes cannot be told: .*incompatible shapes"):
         onnx_operations.read(model)
     frozen = _graph([helper.make_node("Reshape", ["x", "shape"], ["y"], name="r")], shape=[2, 12])
     with pytest.raises(ValueError, match=r"r reshapes \(None, 3, 4\) to \(2, 12\)"):
@@ -185,13 +185,12 @@ def test_extents_that_grow_with_the_batch_are_told_apart() -> None:
             helper.make_node("ReduceMean", ["x", "none"], ["y"], name="m", noop_with_empty_axes=1),
             "does not say over which axes",
         ),
-        (helper.make_node("Slice", ["x", "zero", "two", "zero"], ["y"], name="s"), "XX"),
-        (helper.make_node("Slice", ["x", "zero", "two"], ["y"], name="s"), "XX"),
+        (helper.make_node("Slice", ["x", "zero", "two", "zero"], ["y"], name="s"), "s slices the batch"),
+        (helper.make_node("Slice", ["x", "zero", "two"], ["y"], name="s"), "start, end and axis"),
         (
             helper.make_node("Slice", ["x", "zero", "two", "two", "two"], ["y"], name="s"),
             "start, end and axis",
         ),
-        (helper.make_node("Gemm", ["x", "x"], ["y"], name="g"), "XX"),
     ],
 )
 def test_a_node_without_a_plain_meaning_is_refused(node: onnx.NodeProto, message: str) -> None:

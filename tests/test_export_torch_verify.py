@@ -1,4 +1,4 @@
-"""torch's own `verify=True` on the planted faults: what docs/verification.md says of it, for the telling ones."""
+"""torch's own `verify=True` on planted faults: for the telling ones, what docs/verification.md records."""
 
 from __future__ import annotations
 

@@ -11,9 +11,9 @@ import torch
 
 from vitral.v1 import model_pb2 as pb
 from vitral_export import artifact
-from vitral_export.loaded import Loaded
+from vitral_export.loaded import Loaded, Options
 from vitral_export.onnx_graph import DEFAULT_OPSET
-from vitral_export.sources import Options, load
+from vitral_export.sources import load
 from vitral_export.wrap import Inference
 
 _SMALL = Options(img_size=32, patch_size=8, embed_dim=16)

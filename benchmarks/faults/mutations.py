@@ -90,7 +90,14 @@ def _of_operands(index: int, node: onnx.NodeProto, graph: onnx.GraphProto) -> It
                 yield f"{node.name}: {name or 'nothing'} for {own}", _with_operand(index, at, name)
     if len(node.input) > 1:
         yield f"{node.name}: operands exchanged", lambda graph: graph.node[index].input.reverse()
-        yield f"{node.name}: last operand left out", lambda graph: graph.node[index].input.pop() and None
+        yield f"{node.name}: last operand left out", _with_one_operand_less(index)
+
+
+def _with_one_operand_less(index: int) -> Change:
+    def change(graph: onnx.GraphProto) -> None:
+        graph.node[index].input.pop()
+
+    return change
 
 
 def _with_operand(index: int, at: int, name: str) -> Change:

@@ -58,8 +58,8 @@ class Written:
         """Changes a tensor inside weights.bin, for every graph that takes it."""
         item = self._initializer(name)
         told = {entry.key: entry.value for entry in item.external_data}
-        where = {"offset": int(told["offset"]), "shape": tuple(item.dims)}
-        weight = np.memmap(self.folder / WEIGHTS, np.float32, "r+", **where)
+        shape = tuple(item.dims)
+        weight = np.memmap(self.folder / WEIGHTS, np.float32, "r+", offset=int(told["offset"]), shape=shape)
         change(weight)
         weight.flush()
 
