@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vitral_export.operations import INPUT, Operand, Operation, Program, Shape, Weight, index_of
+from vitral_export.operations import INPUT, Operand, Operation, Program, Shape, Weight, elements, index_of
 
 
 class Builder:
@@ -38,13 +38,18 @@ class Builder:
         shape: Shape,
         attributes: Mapping[str, Any] | None = None,
     ) -> Operand:
-        """The operand for the result of a step, which is an earlier one where the step changes nothing."""
+        """The operand for the result of a step, which is an earlier one where the step changes nothing.
+
+        Raises:
+            ValueError: a reshape would not keep every element, for every batch.
+        """
         step = Operation(kind, attributes or {}, tuple(operands), name, shape)
         if kind == "Transpose":
             step = self._after_transpose(step)
             if step.attributes["perm"] == tuple(range(len(shape))):
                 return step.operands[0]
         if kind == "Reshape":
+            self._demand_elements(step)  # of each one: the next may be all that is left of it
             step = self._after_reshape(step)
         if kind in ("Reshape", "Expand") and self.shape_of(step.operands[0]) == shape:
             return step.operands[0]
@@ -59,7 +64,16 @@ class Builder:
         return step if step.kind == kind else None
 
     def part(self, source: Operand, *, axis: int, start: int, end: int, name: str) -> Operand:
-        """The slice from `start` to `end` along one axis."""
+        """The slice from `start` to `end` along one axis; the source itself where that is all of it.
+
+        Raises:
+            ValueError: the axis is the batch.
+        """
+        size = self.shape_of(source)[axis]
+        if not isinstance(size, int):
+            raise ValueError(f"{name} cuts the batch, for which there is no rule")
+        if (start, end) == (0, size):
+            return source
         extents = list(self.shape_of(source))
         extents[axis] = end - start
         attributes = {"axis": axis, "start": start, "end": end, "step": 1}
@@ -114,6 +128,11 @@ class Builder:
             return step
         perm = tuple(earlier.attributes["perm"][axis] for axis in step.attributes["perm"])
         return Operation("Transpose", {"perm": perm}, earlier.operands, step.name, step.shape)
+
+    def _demand_elements(self, step: Operation) -> None:
+        source = self.shape_of(step.operands[0])
+        if elements(source) != elements(step.shape):
+            raise ValueError(f"{step.name} reshapes {source} to {step.shape}")
 
     def _after_reshape(self, step: Operation) -> Operation:
         earlier = self.step(step.operands[0], "Reshape")

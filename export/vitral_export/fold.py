@@ -24,7 +24,7 @@ from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_export import onnx_operations
 from vitral_export.loaded import axes
-from vitral_export.operations import INPUT, Operation, Program, Weight
+from vitral_export.operations import INPUT, Operation, Program, Weight, of_one
 
 UINT8_FILE = "model_uint8.onnx"
 """The graph that takes uint8 pixels."""
@@ -167,7 +167,7 @@ def _channels(moves: Sequence[Operation]) -> NDArray[np.int64]:
         if step.kind == "Transpose":
             numbers = numbers.transpose(step.attributes["perm"])
         else:
-            numbers = numbers.reshape([extent or 1 for extent in step.shape])
+            numbers = numbers.reshape(of_one(step.shape))
     rows = numbers.reshape(-1, numbers.shape[-1])
     if (rows != rows[0]).any():
         raise UnsupportedError(
@@ -178,7 +178,7 @@ def _channels(moves: Sequence[Operation]) -> NDArray[np.int64]:
 
 def _image_shape(step: Operation) -> tuple[int, ...]:
     """(C, H, W) of an image that a step moves into (B, C, H/P, P, W/P, P)."""
-    shape = [int(extent or 1) for extent in step.shape]
+    shape = of_one(step.shape)
     if step.kind != "Reshape" or len(shape) != 6:
         raise UnsupportedError(f"normalisation cannot be folded behind a {step.kind} to {step.shape}")
     _, channels, rows, height, columns, width = shape

@@ -78,13 +78,12 @@ class Run:
 
 def check(
     folder: Path, graph: pb.Graph, spec: pb.ModelSpec, reference: Reference, placements: Sequence[Placement]
-) -> list[Run]:
-    """Runs a graph at every placement, level, thread count and batch size.
+) -> Iterator[Run]:
+    """Runs a graph at every placement, level, thread count and batch size, one after the other.
 
     Raises:
         ProofError: it does not open or run in one of them.
     """
-    runs: list[Run] = []
     for placement in placements:
         for level in LEVELS:
             for threads in THREADS:
@@ -93,12 +92,11 @@ def check(
                     session = GraphSession(
                         folder / graph.file, graph, spec, placement=placement, options=options
                     )
-                    runs += _session_runs(session, options, reference)
+                    yield from _session_runs(session, options, reference)
                 except Exception as error:  # onnxruntime raises classes of its own for every fault
                     said = " ".join(str(error).split())[:300]
                     where = f"{placement.provider}, level {level}, {threads} threads"
                     raise ProofError(f"numbers: {graph.file} does not run on {where}: {said}") from error
-    return runs
 
 
 def demand(runs: Sequence[Run]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -14,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from vitral.tensors import Array
 from vitral_export.builder import Builder
 from vitral_export.onnx_readers import READERS, plain
+from vitral_export.onnx_shapes import shapes
 from vitral_export.operations import INPUT, Operand, Program, Shape, Weight
 
 
@@ -21,9 +23,33 @@ def read(model: onnx.ModelProto) -> Program:
     """The steps of a graph whose external weights are loaded.
 
     Raises:
-        ValueError: a node takes a tensor that is made after it, or has an unreadable shape.
+        ValueError: the graph has a form of which it cannot be told what it computes.
     """
+    _demand_plain(model)
     return _Reading(model).program()
+
+
+def _demand_plain(model: onnx.ModelProto) -> None:
+    """Refuses what would give a name two meanings: functions, other domains, names that are taken twice."""
+    graph = model.graph
+    if model.functions:
+        raise ValueError(f"the file defines {len(model.functions)} functions of its own")
+    if len(graph.input) != 1:
+        raise ValueError(f"the graph takes {len(graph.input)} tensors, one is expected")
+    if graph.sparse_initializer:
+        raise ValueError("the graph holds sparse tensors, for which there is no rule")
+    names = [*(item.name for item in graph.input), *(item.name for item in graph.initializer)]
+    names += [name for node in graph.node for name in node.output if name]
+    if twice := [name for name, count in Counter(names).items() if count > 1]:
+        raise ValueError(f"{twice[0]} is made more than once")
+    for node in graph.node:
+        if node.domain not in ("", "ai.onnx"):
+            raise ValueError(f"{node.name} is {node.op_type} of {node.domain}, not of ONNX itself")
+        given = [item.name for item in node.attribute]
+        if len(set(given)) != len(given):
+            raise ValueError(f"{node.name} has an attribute twice")
+        if not node.output or not node.output[0]:
+            raise ValueError(f"{node.name} makes nothing")
 
 
 class _Reading:
@@ -31,12 +57,14 @@ class _Reading:
 
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
-        self.shapes = _shapes(model)
-        self.known: dict[str, Operand] = {item.name: INPUT for item in graph.input}
+        self.shapes = shapes(model)
+        self.known: dict[str, Operand] = {graph.input[0].name: INPUT}
         self.known |= {
             item.name: Weight(item.name, numpy_helper.to_array(item)) for item in graph.initializer
         }
         self.extents: dict[str, Shape] = {}
+        if graph.input[0].name not in self.shapes:
+            raise ValueError(f"the extents of the input {graph.input[0].name} cannot be told")
         self.builder = Builder(self.shapes[graph.input[0].name])
         self.graph = graph
 
@@ -44,7 +72,13 @@ class _Reading:
         for node in self.graph.node:
             if missing := [name for name in node.input if name and not self._has(name)]:
                 raise ValueError(f"{node.name} takes {', '.join(missing)}, which nothing makes before it")
-            self._read(node)
+            try:
+                self._read(node)
+            except ValueError:
+                raise
+            except Exception as error:  # whatever else is odd about a node that no exporter wrote
+                said = f"{type(error).__name__}: {error}"
+                raise ValueError(f"{node.name} is a {node.op_type} that cannot be read ({said})") from error
         if missing := [item.name for item in self.graph.output if item.name not in self.known]:
             raise ValueError(f"nothing makes the output {', '.join(missing)}")
         return self.builder.finish([self.known[item.name] for item in self.graph.output])
@@ -66,9 +100,16 @@ class _Reading:
         return tuple(int(extent) for extent in np.ravel(held.array))
 
     def operands(self, node: onnx.NodeProto) -> list[Operand]:
-        return [self.known[name] for name in node.input if name]
+        names = list(node.input)
+        while names and not names[-1]:
+            names.pop()
+        if "" in names:  # those behind it would be taken for it
+            raise ValueError(f"{node.name} leaves out a tensor in front of others")
+        return [self.known[name] for name in names]
 
     def shape(self, node: onnx.NodeProto) -> Shape:
+        if node.output[0] not in self.shapes:
+            raise ValueError(f"{node.name} gives a tensor whose extents cannot be told")
         return self.shapes[node.output[0]]
 
     def _has(self, name: str) -> bool:
@@ -86,23 +127,6 @@ class _Reading:
             self.known[node.output[0]] = _computed(node, [item.array for item in held if item])
             return
         self.known[node.output[0]] = READERS.get(node.op_type, plain)(self, node, attributes)
-
-
-def _shapes(model: onnx.ModelProto) -> dict[str, Shape]:
-    """Extents of every tensor, inferred anew: what the file says of its own tensors proves nothing."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    del bare.graph.value_info[:]
-    for item in bare.graph.initializer:
-        if item.data_type != onnx.TensorProto.INT64:  # shapes need integers only; weights would be copied
-            item.ClearField("raw_data")
-    inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
-    shapes: dict[str, Shape] = {}
-    # What the graph says of its outputs is checked with the signature; here it is what the nodes make.
-    for info in (*inferred.graph.output, *inferred.graph.value_info, *inferred.graph.input):
-        dims = info.type.tensor_type.shape.dim
-        shapes[info.name] = tuple(dim.dim_value if dim.HasField("dim_value") else None for dim in dims)
-    return shapes
 
 
 def _computed(node: onnx.NodeProto, arrays: Sequence[Array]) -> Weight:
@@ -139,4 +163,4 @@ _EXTENTS: Mapping[str, Callable[[_Reading, onnx.NodeProto], Shape | None]] = Map
 """Operators that compute shapes; None where they work on tensors."""
 
 _FOLDED = frozenset({"Cast", "Concat", "Gather", "Identity", "Reshape", "Transpose", "Unsqueeze"})
-"""Operators that move constants and round nothing."""
+"""Operators that are worked out where all they take is constant: they move it, and Cast rounds one way."""

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from vitral_export.builder import Builder
-from vitral_export.operations import Operand, Operation, Shape, Weight
+from vitral_export.operations import Extent, Operand, Operation, Shape, Weight
 
 
 class Reading(Protocol):
@@ -63,17 +63,8 @@ def _conv(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> O
     return plain(reading, node, full)
 
 
-def _reshape(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> Operand:
-    target, shape = reading.integers(node, 1), reading.shape(node)
-    copies = not given.get("allowzero", 0)  # then 0 copies the extent of the input
-    for index, extent in enumerate(target):
-        fixed = extent is not None and (extent > 0 or (extent == 0 and not copies))
-        if (fixed and shape[index] != extent) or (not fixed and index == 0 and shape[0] is not None):
-            raise ValueError(f"{node.name} reshapes to {target}, of which {shape} is known")
-    return reading.builder.add("Reshape", [reading.known[node.input[0]]], name=node.name, shape=shape)
-
-
-def _squeeze(reading: Reading, node: onnx.NodeProto, _: Mapping[str, Any]) -> Operand:
+def _reshape(reading: Reading, node: onnx.NodeProto, _: Mapping[str, Any]) -> Operand:
+    """A reshape, squeeze or unsqueeze: the same values, so that the extents of the result say everything."""
     source = reading.known[node.input[0]]
     return reading.builder.add("Reshape", [source], name=node.name, shape=reading.shape(node))
 
@@ -81,10 +72,15 @@ def _squeeze(reading: Reading, node: onnx.NodeProto, _: Mapping[str, Any]) -> Op
 def _expand(reading: Reading, node: onnx.NodeProto, _: Mapping[str, Any]) -> Operand:
     source = reading.known[node.input[0]]
     target, mine = reading.integers(node, 1), reading.builder.shape_of(source)
-    if len(target) != len(mine):
-        raise ValueError(f"{node.name} expands {mine} to {target}")
-    shape = tuple(own if extent in (1, -1) else extent for own, extent in zip(mine, target, strict=True))
+    shape = tuple(own if extent in (1, -1) else extent for own, extent in zip(mine, target, strict=False))
+    if len(target) != len(mine) or shape != reading.shape(node):
+        raise ValueError(f"{node.name} expands {mine} to {target}, which is {reading.shape(node)}")
     return reading.builder.add("Expand", [source], name=node.name, shape=shape, attributes={"shape": shape})
+
+
+def _transpose(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> Operand:
+    backwards = list(reversed(range(len(reading.shape(node)))))
+    return plain(reading, node, {"perm": backwards, **given})
 
 
 def _gemm(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> Operand:
@@ -102,9 +98,16 @@ def _gemm(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> O
 
 def _on_axis(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> Operand:
     """An operator with an axis, which counts from the front here."""
-    rank = len(reading.builder.shape_of(reading.known[node.input[0]]))
     default = 0 if node.op_type == "Gather" else -1
-    return plain(reading, node, {**given, "axis": given.get("axis", default) % rank})
+    return plain(reading, node, {**given, "axis": _axis(reading, node, given.get("axis", default))})
+
+
+def _axis(reading: Reading, node: onnx.NodeProto, axis: Extent) -> int:
+    """An axis of a node's first operand, counted from the front."""
+    rank = len(reading.builder.shape_of(reading.known[node.input[0]]))
+    if not isinstance(axis, int) or not -rank <= axis < rank:
+        raise ValueError(f"{node.name} works on axis {axis} of {rank}")
+    return axis % rank
 
 
 def _layer_norm(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> Operand:
@@ -119,28 +122,27 @@ def _gelu(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> O
 def _slice(reading: Reading, node: onnx.NodeProto, _: Mapping[str, Any]) -> Operand:
     source = reading.known[node.input[0]]
     parts = [reading.integers(node, index) for index in range(1, len(node.input))]
-    if (
-        len(parts) < 3
-        or any(len(part) != 1 or part[0] is None for part in parts)
-        or parts[3:] not in ([], [(1,)])
-    ):
+    if len(parts) < 3 or any(len(part) != 1 for part in parts) or parts[3:] not in ([], [(1,)]):
         raise ValueError(f"{node.name} slices {parts}, start, end and axis of one slice are expected")
-    start, end, axis = (int(part[0] or 0) for part in parts[:3])
-    mine = reading.builder.shape_of(source)
-    size = mine[axis % len(mine)]
-    if size is None:
+    (start,), (end,), (along,) = parts[:3]
+    axis = _axis(reading, node, along)
+    size = reading.builder.shape_of(source)[axis]
+    if not isinstance(start, int) or not isinstance(end, int) or not isinstance(size, int):
         raise ValueError(f"{node.name} slices the batch")
     first, last, _step = slice(start, end).indices(size)
-    return reading.builder.part(source, axis=axis % len(mine), start=first, end=last, name=node.name)
+    return reading.builder.part(source, axis=axis, start=first, end=last, name=node.name)
 
 
 def _split(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> Operand:
     """Every result but the first is noted here, the first by the caller."""
     source = reading.known[node.input[0]]
-    axis = given.get("axis", 0) % len(reading.builder.shape_of(source))
+    axis = _axis(reading, node, given.get("axis", 0))
     parts, start = [], 0
     for output in node.output:
-        end = start + int(reading.shapes[output][axis] or 0)
+        size = reading.shapes[output][axis]
+        if not isinstance(size, int):
+            raise ValueError(f"{node.name} splits the batch")
+        end = start + size
         parts.append(reading.builder.part(source, axis=axis, start=start, end=end, name=node.name))
         reading.known[output] = parts[-1]
         start = end
@@ -149,8 +151,9 @@ def _split(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> 
 
 def _mean(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> Operand:
     source = reading.known[node.input[0]]
-    rank = len(reading.builder.shape_of(source))
-    axes = tuple(sorted(int(axis or 0) % rank for axis in reading.integers(node, 1)))
+    if len(node.input) != 2 or not reading.integers(node, 1):
+        raise ValueError(f"{node.name} does not say over which axes its mean is")
+    axes = tuple(sorted(_axis(reading, node, axis) for axis in reading.integers(node, 1)))
     attributes = {"axes": axes, "keepdims": given.get("keepdims", 1)}
     shape = reading.shape(node)
     return reading.builder.add("ReduceMean", [source], name=node.name, shape=shape, attributes=attributes)
@@ -197,8 +200,9 @@ READERS: Mapping[str, Callable[[Reading, onnx.NodeProto, Mapping[str, Any]], Ope
         "Slice": _slice,
         "Softmax": _on_axis,
         "Split": _split,
-        "Squeeze": _squeeze,
-        "Unsqueeze": _squeeze,
+        "Squeeze": _reshape,
+        "Transpose": _transpose,
+        "Unsqueeze": _reshape,
     }
 )
 """Operators that need more than `plain`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -10,8 +11,26 @@ import numpy as np
 
 from vitral.tensors import Array
 
-Shape: TypeAlias = tuple[int | None, ...]
-"""Extents; None where they are those of the batch."""
+BATCHES = (1009, 1013)
+"""Two sizes of a batch at which extents are read: primes, which no extent is a multiple of by accident."""
+
+
+@dataclass(frozen=True)
+class Times:
+    """An extent that is a multiple of the batch."""
+
+    factor: int
+
+    def __repr__(self) -> str:
+        """As it stands in messages."""
+        return f"{self.factor}B"
+
+
+Extent: TypeAlias = int | Times | None
+"""None for the batch itself."""
+
+Shape: TypeAlias = tuple[Extent, ...]
+"""Extents of a tensor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +76,32 @@ class Program:
     def weights(self) -> tuple[Weight, ...]:
         """Every tensor that a step takes and that does not depend on the input."""
         return tuple(item for step in self.steps for item in step.operands if isinstance(item, Weight))
+
+
+def extent_of(first: int, second: int) -> Extent:
+    """The extent that is `first` and `second` at the two sizes of `BATCHES`.
+
+    Raises:
+        ValueError: it is no multiple of the batch.
+    """
+    if first == second:
+        return first
+    factor = (second - first) // (BATCHES[1] - BATCHES[0])
+    if factor < 1 or (first, second) != (factor * BATCHES[0], factor * BATCHES[1]):
+        raise ValueError(
+            f"an extent is {first} for {BATCHES[0]} images and {second} for {BATCHES[1]}, no multiple of them"
+        )
+    return None if factor == 1 else Times(factor)
+
+
+def of_one(shape: Shape) -> tuple[int, ...]:
+    """The extents for a batch of one."""
+    return tuple(1 if item is None else item.factor if isinstance(item, Times) else item for item in shape)
+
+
+def elements(shape: Shape) -> tuple[int, int]:
+    """The number of elements of a tensor for a batch of one, and the power of the batch it grows with."""
+    return math.prod(of_one(shape)), sum(not isinstance(item, int) for item in shape)
 
 
 def index_of(operand: str) -> int:

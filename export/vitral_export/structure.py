@@ -32,24 +32,28 @@ def check(folder: Path, spec: pb.ModelSpec, wrapped: Inference) -> list[str]:
     Raises:
         ProofError: the module has an operator that cannot be compared.
     """
-    own = read(wrapped, spec)
-    problems = []
+    return compare(folder, spec, read(wrapped, spec))
+
+
+def compare(folder: Path, spec: pb.ModelSpec, own: Program) -> list[str]:
+    """What the graphs of a version folder do otherwise than these steps; empty when nothing."""
+    found = []
     for graph in spec.graphs:
-        expected = folded(own, spec.preprocessing) if graph.input.folded else own
-        found = _check_graph(folder / graph.file, graph, spec, expected)
-        problems += [f"{graph.file}: {problem}" for problem in found]
-    return problems
+        model = onnx.load(folder / graph.file)
+        told = problems(model, graph, spec, expected(own, graph, spec))
+        found += [f"{graph.file}: {problem}" for problem in told]
+    return found
 
 
-def demand(problems: Sequence[str]) -> None:
+def demand(found: Sequence[str]) -> None:
     """Refuses a graph with problems.
 
     Raises:
         ProofError: with the first problem and their number.
     """
-    if problems:
-        more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
-        raise ProofError(f"structure: {problems[0]}{more}")
+    if found:
+        more = f" (and {len(found) - 1} more)" if len(found) > 1 else ""
+        raise ProofError(f"structure: {found[0]}{more}")
 
 
 def read(wrapped: Inference, spec: pb.ModelSpec) -> Program:
@@ -60,6 +64,11 @@ def read(wrapped: Inference, spec: pb.ModelSpec) -> Program:
     """
     shape = [axis.size or TRACED_BATCH for axis in specs.float_graph(spec).input.axes]
     return torch_operations.read(wrapped, shape)
+
+
+def expected(own: Program, graph: pb.Graph, spec: pb.ModelSpec) -> Program:
+    """The steps that a graph has to have, from the module's own."""
+    return folded(own, spec.preprocessing) if graph.input.folded else own
 
 
 def folded(own: Program, preprocessing: pb.Preprocessing) -> Program:
@@ -100,19 +109,19 @@ def _centred(builder: Builder, pixels: Operand) -> Operand:
     return builder.add("Sub", [wide, centre], name="pixels", shape=shape)
 
 
-def _check_graph(path: Path, graph: pb.Graph, spec: pb.ModelSpec, expected: Program) -> list[str]:
-    model = onnx.load(path)
-    problems = _signature(model, graph, spec)
+def problems(model: onnx.ModelProto, graph: pb.Graph, spec: pb.ModelSpec, steps: Program) -> list[str]:
+    """What a graph whose external weights are loaded does otherwise than these steps; empty when nothing."""
+    told = _signature(model, graph, spec)
     try:
         found = onnx_operations.read(model)
     except ValueError as error:
-        return [*problems, str(error)]
-    problems += differences(found, expected)
+        return [*told, str(error)]
+    told += differences(found, steps)
     held = [weight.array for weight in found.weights()]
-    for weight in expected.weights():
+    for weight in steps.weights():
         if not _holds(held, weight.array):
-            problems.append(f"parameter {weight.name} is nowhere in the graph bit for bit")
-    return problems
+            told.append(f"parameter {weight.name} is nowhere in the graph bit for bit")
+    return told
 
 
 def _holds(held: Sequence[Array], wanted: Array) -> bool:
@@ -133,8 +142,8 @@ def _signature(model: onnx.ModelProto, graph: pb.Graph, spec: pb.ModelSpec) -> l
     problems = [f"signature has {mine}, {its} was asked for" for mine, its in pairs if mine != its]
     if len(given) != len(asked):
         problems.append(f"signature has {len(given)} tensors, {len(asked)} were asked for")
-    opsets = {item.domain: item.version for item in model.opset_import}
-    if opsets != {"": spec.opset}:
+    opsets = [(item.domain, item.version) for item in model.opset_import]
+    if opsets != [("", spec.opset)]:
         problems.append(f"operator sets are {opsets}, {spec.opset} was asked for")
     return problems
 

@@ -65,7 +65,9 @@ def _leaves(program: torch.export.ExportedProgram) -> Known:
 
 
 def _is_constant(node: Node, known: Known) -> bool:
-    """Whether a node depends on weights alone: on nothing of the input, its extents included."""
+    """Whether a node depends on weights alone: not on the input, nor its extents, nor chance."""
+    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+        return False
     return all(isinstance(known.get(item), Weight) for item in node.all_input_nodes)
 
 

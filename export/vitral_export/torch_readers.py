@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import torch
 from torch.fx import Node
 
 from vitral.errors import ProofError
 from vitral_export.builder import Builder
-from vitral_export.operations import Operand, Shape, Weight
+from vitral_export.operations import BATCHES, Extent, Operand, Shape, Weight, extent_of
 
 Known = dict[Node, Operand]
 """The operand behind each node read so far."""
@@ -21,7 +23,21 @@ Reader = Callable[[Node, Known, Builder], Operand]
 
 
 def _shape(node: Node) -> Shape:
-    return tuple(extent if isinstance(extent, int) else None for extent in node.meta["val"].shape)
+    try:
+        return tuple(_extent(item) for item in node.meta["val"].shape)
+    except ValueError as error:
+        raise ProofError(f"structure: {node.name}: {error}") from error
+
+
+def _extent(value: int | torch.SymInt) -> Extent:
+    if isinstance(value, int):
+        return value
+    expression = value.node.expr
+    symbols = sorted(expression.free_symbols, key=str)
+    if len(symbols) > 1:
+        raise ValueError(f"an extent is {expression}, which depends on more than the batch")
+    first, second = (int(expression.subs(dict.fromkeys(symbols, size))) for size in BATCHES)
+    return extent_of(first, second)
 
 
 def _operand(item: Any, known: Known) -> Operand:
@@ -42,9 +58,11 @@ def _same(node: Node, known: Known, _: Builder) -> Operand:
 
 def _dropout(node: Node, known: Known, builder: Builder) -> Operand:
     _, rate, training = _arguments(node)
-    if training and rate:
-        raise ProofError(f"structure: {node.name} drops values out: the module is left in training mode")
-    return _same(node, known, builder)
+    return _active_dropout(node, known, builder) if training and rate else _same(node, known, builder)
+
+
+def _active_dropout(node: Node, _: Known, __: Builder) -> Operand:
+    raise ProofError(f"structure: {node.name} drops values out: the module is left in training mode")
 
 
 def _plain(kind: str, **attributes: Any) -> Reader:
@@ -109,8 +127,8 @@ def _transpose(node: Node, known: Known, builder: Builder) -> Operand:
 def _linear(node: Node, known: Known, builder: Builder) -> Operand:
     rows, weight, bias = _arguments(node)
     held, offset = known[weight], None if bias is None else known[bias]
-    assert isinstance(held, Weight)
-    assert offset is None or isinstance(offset, Weight)
+    if not isinstance(held, Weight) or isinstance(offset, str):
+        raise ProofError(f"structure: {node.name} has weights that depend on the input: no rule for that")
     return builder.linear(known[rows], held, offset, name=node.name, shape=_shape(node))
 
 
@@ -132,7 +150,8 @@ def _gelu(node: Node, known: Known, builder: Builder) -> Operand:
 
 
 def _softmax(node: Node, known: Known, builder: Builder) -> Operand:
-    rows, axis, *_ = _arguments(node)
+    rows, axis, dtype = _arguments(node)
+    _demand_float32(node, dtype)
     attributes = {"axis": axis % len(_shape(node))}
     return builder.add("Softmax", [known[rows]], name=node.name, shape=_shape(node), attributes=attributes)
 
@@ -157,10 +176,11 @@ def _select(node: Node, known: Known, builder: Builder) -> Operand:
 def _slice(node: Node, known: Known, builder: Builder) -> Operand:
     source, axis, start, end, step = _arguments(node)
     extents = builder.shape_of(known[source])
-    if extents == _shape(node) and not start and step == 1:
-        return known[source]
     size = extents[axis % len(extents)]
-    if size is None:
+    whole = not start and (end is None or end == sys.maxsize or end == size)
+    if whole and step == 1:
+        return known[source]
+    if not isinstance(size, int):
         raise ProofError(f"structure: {node.name} cuts the batch, for which there is no rule")
     if step != 1:
         raise ProofError(f"structure: {node.name} takes every {step}th value, for which there is no rule")
@@ -178,16 +198,26 @@ def part(node: Node, known: Known, builder: Builder) -> Operand:
     if str(whole.target) == "aten.unbind.int":
         one = builder.part(known[source], axis=axis, start=index, end=index + 1, name=node.name)
         return builder.add("Reshape", [one], name=node.name, shape=_shape(node))
-    sizes = [item.shape[axis] for item in whole.meta["val"]]
+    sizes = [size for item in whole.meta["val"] if isinstance(size := item.shape[axis], int)]
+    if len(sizes) != len(whole.meta["val"]):
+        raise ProofError(f"structure: {node.name} cuts the batch, for which there is no rule")
     start = sum(sizes[:index])
     return builder.part(known[source], axis=axis, start=start, end=start + sizes[index], name=node.name)
 
 
 def _mean(node: Node, known: Known, builder: Builder) -> Operand:
-    rows, axes, keep, *_ = _arguments(node)
+    rows, axes, keep, dtype = _arguments(node)
+    _demand_float32(node, dtype)
+    if not axes:
+        raise ProofError(f"structure: {node.name} is a mean over everything, for which there is no rule")
     rank = len(builder.shape_of(known[rows]))
     attributes = {"axes": tuple(sorted(axis % rank for axis in axes)), "keepdims": int(keep)}
     return builder.add("ReduceMean", [known[rows]], name=node.name, shape=_shape(node), attributes=attributes)
+
+
+def _demand_float32(node: Node, dtype: torch.dtype | None) -> None:
+    if dtype not in (None, torch.float32):
+        raise ProofError(f"structure: {node.name} computes in {dtype}, for which there is no rule")
 
 
 def _silu(node: Node, known: Known, builder: Builder) -> Operand:
@@ -217,6 +247,7 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "aten.matmul.default": _plain("MatMul"),
         "aten.mean.dim": _mean,
         "aten.mul.Tensor": _plain("Mul"),
+        "aten.native_dropout.default": _active_dropout,  # what is left of one in training mode
         "aten.neg.default": _plain("Neg"),
         "aten.permute.default": _permute,
         "aten.pow.Tensor_Scalar": _plain("Pow"),

@@ -46,10 +46,12 @@ def reference(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Ca
     """Runs the module in float64 and in float32 on the rows of a graph.
 
     Raises:
-        ProofError: the module's own output is not finite, or not of the promised shape.
+        ProofError: the module's own output is not finite, not of the promised shape, or another every time.
     """
     with one_thread():
-        truth = _run(copy.deepcopy(wrapped).double(), _wide(cases.rows, graph, spec), graph)
+        wide, rows = copy.deepcopy(wrapped).double(), _wide(cases.rows, graph, spec)
+        truth = _run(wide, rows, graph)
+        _demand_same(_run(wide, rows[:1], graph), truth)
         if not graph.input.folded:
             return Reference(cases, truth, _errors(_run(wrapped, cases.rows, graph), truth, cases))
         plain = _run(wrapped, Preprocessor(spec.preprocessing).normalise(cases.rows), graph)
@@ -81,6 +83,13 @@ def _demand_folding(folded: Reference, plain: Reference) -> None:
             by = f"relative L2 {found.rel_l2:.2e} (budget {allowed.rel_l2:.2e})"
             most = f"at most {found.max_abs:.2e} (budget {allowed.max_abs:.2e})"
             raise ProofError(f"numbers: folding normalisation moves {name} of {kind} by {by} and {most}")
+
+
+def _demand_same(again: dict[str, Array], truth: dict[str, Array]) -> None:
+    """Refuses a module that rolls dice: its own float32 would be as far from float64 as any graph."""
+    for name, array in again.items():
+        if not np.array_equal(array, truth[name][:1], equal_nan=True):
+            raise ProofError(f"numbers: the module gives other values for {name} each time it runs")
 
 
 @contextmanager

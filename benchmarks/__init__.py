@@ -1,0 +1,1 @@
+"""What is measured, and the faults that the verifier is held to."""
