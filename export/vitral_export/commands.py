@@ -27,8 +27,9 @@ def _build(arguments: argparse.Namespace) -> None:
     from vitral_export import tables
     from vitral_export.build import build
 
+    loaded = _loaded(arguments)
     done = build(
-        _loaded(arguments),
+        loaded,
         name=arguments.name,
         repo=arguments.repo,
         preprocessing=arguments.preprocessing,
@@ -36,6 +37,8 @@ def _build(arguments: argparse.Namespace) -> None:
         opset=arguments.opset,
     )
     out = tables.console()
+    for name in loaded.left_out:
+        out.print(f"{name} is left out: untrained, its weights are not in the checkpoint")
     if not done.changed:
         out.print(f"{done.path} has this identity already: nothing changed")
         return

@@ -11,9 +11,9 @@ from torch import nn
 
 from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
-from vitral_export import pretrained
+from vitral_export import hub, pretrained
 from vitral_export.families import embedding, hugging_face, own, position
-from vitral_export.loaded import SIZES, Kind, Loaded, Options, chosen, source_of
+from vitral_export.loaded import Kind, Loaded, Options, chosen, source_of
 
 _SEED_LIMIT = 2**63
 
@@ -32,7 +32,7 @@ SOURCES: Mapping[str, Kind] = MappingProxyType(
 """Every kind of source with sizes of its own, by name."""
 
 OPEN_SOURCES: Mapping[str, str] = MappingProxyType(
-    {hugging_face.PREFIX + "...": hugging_face.SUMMARY, own.PREFIX + "...": own.SUMMARY}
+    {hub.PREFIX + "...": hugging_face.SUMMARY, own.PREFIX + "...": own.SUMMARY}
 )
 """The others: how their names begin, and what they are."""
 
@@ -46,18 +46,23 @@ def load(name: str, options: Options) -> Loaded:
     """
     if not 0 <= options.seed < _SEED_LIMIT:
         raise InvalidArgumentError(f"seed must be from 0 to 2**63 - 1, not {options.seed}")
-    if name.startswith(hugging_face.PREFIX):
-        loaded = hugging_face.load(name, options)
-    elif name.startswith(own.PREFIX):
-        options.refuse(name, ["revision"])
-        loaded = _own(own.make(name), name, options)
-    elif name in SOURCES:
-        loaded = _built(SOURCES[name], options)
-    else:
-        known = ", ".join((*SOURCES, *OPEN_SOURCES))
-        raise InvalidArgumentError(f"unknown source {name!r}; known are {known}")
+    with torch.random.fork_rng(devices=[]):  # the caller's generator stays where it was
+        torch.manual_seed(options.seed)
+        loaded = _loaded(name, options)
     check_weights(loaded.module)
     return loaded
+
+
+def _loaded(name: str, options: Options) -> Loaded:
+    if name.startswith(hub.PREFIX):
+        return hugging_face.load(name, options)
+    if name.startswith(own.PREFIX):
+        options.refuse(name, ["revision"])
+        return _own(own.make(name), name, options)
+    if name in SOURCES:
+        return _built(SOURCES[name], options)
+    known = ", ".join((*SOURCES, *OPEN_SOURCES))
+    raise InvalidArgumentError(f"unknown source {name!r}; known are {known}")
 
 
 def given(module: nn.Module, options: Options | None = None) -> Loaded:
@@ -111,9 +116,7 @@ def _built(kind: Kind, options: Options) -> Loaded:
     if options.weights is not None:
         return _selected(pretrained.load(kind, options), options)
     options.refuse(f"{kind.name} without --weights", ["revision"])
-    with torch.random.fork_rng(devices=[]):  # the caller's generator stays where it was
-        torch.manual_seed(options.seed)
-        module = _made(kind, options)
+    module = pretrained.made(kind, options)
     reference = f"{kind.module.__module__}.{kind.module.__qualname__}"
     note = f"random weights, seed {options.seed}"
     source = source_of(kind.name, reference, weights=pb.WEIGHTS_ORIGIN_RANDOM, note=note)
@@ -127,14 +130,6 @@ def _own(module: nn.Module, name: str, options: Options) -> Loaded:
     check_weights(module)
     source = source_of("python", name.removeprefix(own.PREFIX), weights=pb.WEIGHTS_ORIGIN_GIVEN, note=note)
     return own.describe(module, source, options)
-
-
-def _made(kind: Kind, options: Options) -> nn.Module:
-    try:
-        return kind.make(options)
-    except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError where memory is short
-        sizes = ", ".join(f"{name}={options.size(name)}" for name in SIZES)
-        raise InvalidArgumentError(f"{kind.name} of {sizes} cannot be made: {error}") from error
 
 
 def _selected(loaded: Loaded, options: Options) -> Loaded:
