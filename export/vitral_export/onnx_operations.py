@@ -23,7 +23,12 @@ def read(model: onnx.ModelProto) -> Program:
     Raises:
         ValueError: a node takes a tensor that is made after it, or has an unreadable shape.
     """
-    return _Reading(model).program()
+    try:
+        return _Reading(model).program()
+    except KeyError as error:
+        raise ValueError(f"the extents of {error} cannot be told") from error
+    except onnx.shape_inference.InferenceError as error:
+        raise ValueError(f"extents do not fit: {error}") from error
 
 
 class _Reading:

@@ -8,6 +8,7 @@ from types import MappingProxyType
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
@@ -75,6 +76,7 @@ def given(module: nn.Module, options: Options | None = None) -> Loaded:
     if not isinstance(module, nn.Module):
         raise InvalidArgumentError(f"a torch.nn.Module is needed, not a {type(module).__name__}")
     options = options or Options()
+    options.refuse("a module with its weights", ["weights", "revision"])
     check_weights(module)
     reference = f"{type(module).__module__}.{type(module).__qualname__}"
     for kind in SOURCES.values():
@@ -82,6 +84,7 @@ def given(module: nn.Module, options: Options | None = None) -> Loaded:
             options.refuse(kind.name, ["img_size", "patch_size", "in_channels", "embed_dim", "prefix_tokens"])
             return _selected(kind.describe(module, _as_given(kind.name, reference)), options)
     if type(module).__name__ in hugging_face.FAMILIES.values() and reference.startswith("transformers."):
+        options.refuse(reference, ["img_size", "patch_size", "in_channels", "embed_dim", "prefix_tokens"])
         source = _as_given("hf", reference, libraries=["transformers"])
         return hugging_face.describe(module, source, options, processor=None)
     return own.describe(module, _as_given("module", reference), options)
@@ -99,6 +102,8 @@ def check_weights(module: nn.Module) -> None:
         InvalidArgumentError: with the first such tensor.
     """
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise InvalidArgumentError(f"weight {name} has no shape yet: the module has not seen an image")
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise InvalidArgumentError(f"weight {name} is {tensor.dtype}, torch.float32 is expected")
         if tensor.is_meta:

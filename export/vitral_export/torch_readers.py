@@ -61,6 +61,8 @@ def _plain(kind: str, **attributes: Any) -> Reader:
 
 def _convolution(node: Node, known: Known, builder: Builder) -> Operand:
     image, weight, bias, stride, padding, dilation, groups = _arguments(node)
+    if padding == "valid":
+        padding = 0
     if isinstance(padding, str):
         raise ProofError(f"structure: {node.name} has padding {padding!r}, for which there is no rule")
     operands = [known[item] for item in (image, weight, bias) if item is not None]
@@ -109,17 +111,23 @@ def _transpose(node: Node, known: Known, builder: Builder) -> Operand:
 def _linear(node: Node, known: Known, builder: Builder) -> Operand:
     rows, weight, bias = _arguments(node)
     held, offset = known[weight], None if bias is None else known[bias]
-    assert isinstance(held, Weight)
-    assert offset is None or isinstance(offset, Weight)
-    return builder.linear(known[rows], held, offset, name=node.name, shape=_shape(node))
+    name, shape = node.name, _shape(node)
+    if isinstance(held, Weight) and (offset is None or isinstance(offset, Weight)):
+        return builder.linear(known[rows], held, offset, name=name, shape=shape)
+    turn = {"perm": (1, 0)}
+    turned = builder.add("Transpose", [held], name=name, shape=builder.shape_of(held)[::-1], attributes=turn)
+    product = builder.add("MatMul", [known[rows], turned], name=name, shape=shape)
+    return product if offset is None else builder.add("Add", [product, offset], name=name, shape=shape)
 
 
 def _layer_norm(node: Node, known: Known, builder: Builder) -> Operand:
     rows, extents, weight, bias, epsilon, *_ = _arguments(node)
-    if len(extents) != 1 or weight is None:
+    if len(extents) != 1 or (weight is None and bias is not None):
         raise ProofError(f"structure: {node.name} normalises {list(extents)}, for which there is no rule")
     attributes = {"axis": len(_shape(node)) - 1, "epsilon": float(np.float32(epsilon)), "stash_type": 1}
     operands = [known[item] for item in (rows, weight, bias) if item is not None]
+    if weight is None:  # ONNX's operator takes one always
+        operands.append(Weight("ones", np.ones(extents, np.float32)))
     return builder.add(
         "LayerNormalization", operands, name=node.name, shape=_shape(node), attributes=attributes
     )
@@ -183,11 +191,54 @@ def part(node: Node, known: Known, builder: Builder) -> Operand:
     return builder.part(known[source], axis=axis, start=start, end=start + sizes[index], name=node.name)
 
 
-def _mean(node: Node, known: Known, builder: Builder) -> Operand:
-    rows, axes, keep, *_ = _arguments(node)
+def _reduced(kind: str) -> Reader:
+    """A reader for an operator that makes one value of those along some axes."""
+
+    def reader(node: Node, known: Known, builder: Builder) -> Operand:
+        rows, axes, keep, *_ = _arguments(node)
+        rank = len(builder.shape_of(known[rows]))
+        if not axes or len(_shape(node)) not in (rank, rank - len(axes)):
+            raise ProofError(f"structure: {node.name} reduces every axis, for which there is no rule")
+        attributes = {"axes": tuple(sorted(axis % rank for axis in axes)), "keepdims": int(keep)}
+        return builder.add(kind, [known[rows]], name=node.name, shape=_shape(node), attributes=attributes)
+
+    return reader
+
+
+def _norm(node: Node, known: Known, builder: Builder) -> Operand:
+    rows, order, axes, keep, _ = _arguments(node)
+    if order != 2 or not axes:
+        raise ProofError(f"structure: {node.name} is a norm of order {order}, for which there is no rule")
     rank = len(builder.shape_of(known[rows]))
     attributes = {"axes": tuple(sorted(axis % rank for axis in axes)), "keepdims": int(keep)}
-    return builder.add("ReduceMean", [known[rows]], name=node.name, shape=_shape(node), attributes=attributes)
+    return builder.add("ReduceL2", [known[rows]], name=node.name, shape=_shape(node), attributes=attributes)
+
+
+def _clip(node: Node, known: Known, builder: Builder) -> Operand:
+    rows, low, *high = _arguments(node)
+    limits = [low, *(item for item in high if item is not None)]
+    if any(item is None or isinstance(item, Node) for item in limits):
+        raise ProofError(f"structure: {node.name} has no lower limit, for which there is no rule")
+    operands = [known[rows], *(_operand(item, known) for item in limits)]
+    return builder.add("Clip", operands, name=node.name, shape=_shape(node))
+
+
+def _leaky_relu(node: Node, known: Known, builder: Builder) -> Operand:
+    rows, slope = _arguments(node)
+    attributes = {"alpha": float(np.float32(slope))}
+    return builder.add("LeakyRelu", [known[rows]], name=node.name, shape=_shape(node), attributes=attributes)
+
+
+def _rsqrt(node: Node, known: Known, builder: Builder) -> Operand:
+    root = builder.add("Sqrt", [known[node.all_input_nodes[0]]], name=node.name, shape=_shape(node))
+    return builder.add("Reciprocal", [root], name=node.name, shape=_shape(node))
+
+
+def _einsum(node: Node, known: Known, builder: Builder) -> Operand:
+    equation, parts, *_ = _arguments(node)
+    operands = [known[item] for item in parts]
+    attributes = {"equation": equation.encode()}
+    return builder.add("Einsum", operands, name=node.name, shape=_shape(node), attributes=attributes)
 
 
 def _silu(node: Node, known: Known, builder: Builder) -> Operand:
@@ -201,27 +252,37 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "aten._unsafe_view.default": _reshape,
         "aten.add.Tensor": _plain("Add"),
         "aten.alias.default": _same,
+        "aten.amax.default": _reduced("ReduceMax"),
         "aten.bmm.default": _plain("MatMul"),
         "aten.cat.default": _cat,
+        "aten.clamp.default": _clip,
+        "aten.clamp_min.default": _clip,
         "aten.clone.default": _same,
         "aten.contiguous.default": _same,
         "aten.conv2d.default": _convolution,
+        "aten.conv2d.padding": _convolution,
         "aten.detach.default": _same,
         "aten.div.Tensor": _plain("Div"),
         "aten.dropout.default": _dropout,
+        "aten.einsum.default": _einsum,
+        "aten.exp.default": _plain("Exp"),
         "aten.expand.default": _expand,
         "aten.flatten.using_ints": _reshape,
         "aten.gelu.default": _gelu,
         "aten.layer_norm.default": _layer_norm,
+        "aten.hardswish.default": _plain("HardSwish"),
+        "aten.leaky_relu.default": _leaky_relu,
+        "aten.linalg_vector_norm.default": _norm,
         "aten.linear.default": _linear,
         "aten.matmul.default": _plain("MatMul"),
-        "aten.mean.dim": _mean,
+        "aten.mean.dim": _reduced("ReduceMean"),
         "aten.mul.Tensor": _plain("Mul"),
         "aten.neg.default": _plain("Neg"),
         "aten.permute.default": _permute,
         "aten.pow.Tensor_Scalar": _plain("Pow"),
         "aten.relu.default": _plain("Relu"),
         "aten.reshape.default": _reshape,
+        "aten.rsqrt.default": _rsqrt,
         "aten.select.int": _select,
         "aten.sigmoid.default": _plain("Sigmoid"),
         "aten.silu.default": _silu,
@@ -230,6 +291,7 @@ READERS: Mapping[str, Reader] = MappingProxyType(
         "aten.sqrt.default": _plain("Sqrt"),
         "aten.squeeze.dim": _reshape,
         "aten.sub.Tensor": _plain("Sub"),
+        "aten.sum.dim_IntList": _reduced("ReduceSum"),
         "aten.tanh.default": _plain("Tanh"),
         "aten.transpose.int": _transpose,
         "aten.unsqueeze.default": _reshape,
