@@ -180,10 +180,10 @@ def test_extents_that_grow_with_the_batch_are_told_apart() -> None:
 @pytest.mark.parametrize(
     ("node", "message"),
     [
-        (helper.make_node("ReduceMean", ["x"], ["y"], name="m"), "does not say over which axes"),
+        (helper.make_node("ReduceMean", ["x"], ["y"], name="m"), "does not say which axes"),
         (
             helper.make_node("ReduceMean", ["x", "none"], ["y"], name="m", noop_with_empty_axes=1),
-            "does not say over which axes",
+            "does not say which axes",
         ),
         (helper.make_node("Slice", ["x", "zero", "two", "zero"], ["y"], name="s"), "s slices the batch"),
         (helper.make_node("Slice", ["x", "zero", "two"], ["y"], name="s"), "start, end and axis"),

@@ -1,12 +1,12 @@
 """Builds a program in one normal form, so that two writings of the same steps compare equal.
 
 Transposes that follow each other become one, reshapes the last of them; what changes nothing is left out;
-and the steps stand in the order in which the outputs need them.
+what is computed twice is computed once; and the steps stand in the order in which the outputs need them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 from vitral_export.operations import INPUT, Operand, Operation, Program, Shape, Weight, elements, index_of
@@ -22,6 +22,7 @@ class Builder:
     def __init__(self, input_shape: Shape) -> None:
         self._input_shape = input_shape
         self._steps: list[Operation] = []
+        self._places: dict[Hashable, list[int]] = {}
 
     def shape_of(self, operand: Operand) -> Shape:
         """Extents of an operand."""
@@ -53,8 +54,7 @@ class Builder:
             step = self._after_reshape(step)
         if kind in ("Reshape", "Expand") and self.shape_of(step.operands[0]) == shape:
             return step.operands[0]
-        self._steps.append(step)
-        return f"#{len(self._steps) - 1}"
+        return f"#{self._place(step)}"
 
     def step(self, operand: Operand, kind: str) -> Operation | None:
         """The step whose result an operand is, where it is of this kind."""
@@ -108,6 +108,17 @@ class Builder:
             tuple(_renamed(item, new) for item in outputs),
         )
 
+    def _place(self, step: Operation) -> int:
+        """Where the step stands: behind all others, or where an equal one stands already."""
+        alike = (step.kind, tuple(sorted(step.attributes.items())), tuple(map(_outline, step.operands)))
+        places = self._places.setdefault((*alike, step.shape), [])
+        for place in places:
+            if all(map(_equal, self._steps[place].operands, step.operands)):
+                return place
+        self._steps.append(step)
+        places.append(len(self._steps) - 1)
+        return places[-1]
+
     def _visit(self, output: Operand, order: list[int]) -> None:
         """Appends what an output needs, each step behind its operands; without recursion, chains are long."""
         done, stack = set(order), [(output, False)]
@@ -138,6 +149,17 @@ class Builder:
         earlier = self.step(step.operands[0], "Reshape")
         source = step.operands if earlier is None else earlier.operands
         return Operation("Reshape", {"shape": step.shape}, source, step.name, step.shape)
+
+
+def _outline(operand: Operand) -> Hashable:
+    return operand if isinstance(operand, str) else (operand.array.dtype.str, operand.array.shape)
+
+
+def _equal(one: Operand, other: Operand) -> bool:
+    """Whether operands of one outline are the same, weights bit for bit: an exporter merges equal ones."""
+    if isinstance(one, str) or isinstance(other, str):
+        return one == other
+    return one.array is other.array or one.array.tobytes() == other.array.tobytes()
 
 
 def _renamed(operand: Operand, new: Mapping[int, str]) -> Operand:

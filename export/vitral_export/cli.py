@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_missing(error.name or str(error)))
     except (VitralError, OSError) as error:
         return _fail(str(error))
-    except MemoryError as error:
+    except (MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and "allocate memory" not in str(error):  # as torch says it
+            raise
         return _fail(str(error) or "not enough memory")
     return 0
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, fields
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ from google.protobuf.message import Message
 
 from vitral import spec as specs
 from vitral.errors import ProofError
+from vitral.v1 import model_pb2 as pb
 from vitral_engine.artifact import Artifact, open_artifact
 
 if TYPE_CHECKING:
@@ -27,8 +28,9 @@ def _build(arguments: argparse.Namespace) -> None:
     from vitral_export import tables
     from vitral_export.build import build
 
+    loaded = _loaded(arguments)
     done = build(
-        _loaded(arguments),
+        loaded,
         name=arguments.name,
         repo=arguments.repo,
         preprocessing=arguments.preprocessing,
@@ -36,6 +38,8 @@ def _build(arguments: argparse.Namespace) -> None:
         opset=arguments.opset,
     )
     out = tables.console()
+    for name in loaded.left_out:
+        out.print(f"{name} is left out: untrained, its weights are not in the checkpoint")
     if not done.changed:
         out.print(f"{done.path} has this identity already: nothing changed")
         return
@@ -68,10 +72,13 @@ def _verify_against_source(arguments: argparse.Namespace, artifact: Artifact, fo
     from vitral_export.verify import prove
     from vitral_export.wrap import Inference
 
-    loaded = _loaded(arguments)
+    loaded = _loaded(arguments, outputs=artifact.spec.outputs)
     try:
         if loaded.architecture != artifact.spec.architecture:
             raise ProofError(f"{artifact.name} has other sizes than the source: {_unlike(artifact, loaded)}")
+        if list(loaded.outputs) != list(artifact.spec.outputs):
+            mine, its = _said(artifact.spec.outputs), _said(loaded.outputs)
+            raise ProofError(f"{artifact.name} has other outputs than the source: {mine} against {its}")
         figures = prove(artifact.folder, artifact.spec, Inference(loaded)).proof.figures
     except ProofError as error:
         found["source"] = {"name": arguments.source, "agreed": False, "problem": str(error)}
@@ -90,6 +97,16 @@ def _unlike(artifact: Artifact, loaded: Loaded) -> str:
     return ", ".join(
         f"{key} {_size(one)} against {_size(other)}" for key, one, other in pairs if one != other
     )
+
+
+def _said(outputs: Iterable[pb.Output]) -> str:
+    """Names, extents, and what else a spec says of outputs."""
+    told = []
+    for item in outputs:
+        extents = " x ".join(str(axis.size or axis.name) for axis in item.axes)
+        prefix = f", {len(item.prefix_tokens)} in front" if item.prefix_tokens else ""
+        told.append(f"{item.name} {extents}{prefix}{'' if item.trained else ', untrained'}")
+    return "; ".join(told)
 
 
 def _size(value: object) -> str:
@@ -133,12 +150,17 @@ def _stages(arguments: argparse.Namespace) -> None:
     tables.show_stages(tables.console(), rows)
 
 
-def _loaded(arguments: argparse.Namespace) -> Loaded:
+def _loaded(arguments: argparse.Namespace, *, outputs: Iterable[pb.Output] = ()) -> Loaded:
+    """The source of the arguments; where they choose no outputs, with these, untrained ones too."""
     from vitral_export.loaded import Options
     from vitral_export.sources import load
 
-    given = {field.name: getattr(arguments, field.name) for field in fields(Options)}
-    return load(arguments.source, Options(**given))
+    options = Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
+    if outputs and not options.outputs:
+        untrained = tuple(item.name for item in outputs if not item.trained)
+        names = tuple(item.name for item in outputs)
+        options = replace(options, outputs=names, allow_untrained=options.allow_untrained + untrained)
+    return load(arguments.source, options)
 
 
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = MappingProxyType(

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from vitral import spec as specs
-from vitral.errors import InvalidArgumentError, UnsupportedError
+from vitral.errors import InvalidArgumentError, ProofError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_export import onnx_operations
@@ -122,6 +122,7 @@ def plan(program: Program) -> Folding:
         moves.append(at)
         at, step = _only_user(program, f"#{at}")
     weight = step.operands[1] if len(step.operands) > 1 else None
+    _demand_only_use(program, at)
     if step.kind == "Conv" and isinstance(weight, Weight) and not moves:
         if any(step.attributes["pads"]):
             # A padded zero is 0 after normalisation, but 128 levels off before it.
@@ -143,6 +144,17 @@ def _only_user(program: Program, operand: str) -> tuple[int, Operation]:
         kinds = ", ".join(step.kind for _, step in users)
         raise UnsupportedError(f"normalisation cannot be folded into {kinds or 'nothing'}")
     return users[0]
+
+
+def _demand_only_use(program: Program, at: int) -> None:
+    """Refuses a matrix that another step takes too, turned or not: that one stays as it is."""
+    mine = [item.array for item in program.steps[at].operands if isinstance(item, Weight)]
+    steps = (step for index, step in enumerate(program.steps) if index != at)
+    for item in (item for step in steps for item in step.operands if isinstance(item, Weight)):
+        for array in mine:
+            same = array.ndim > 1 and item.array.dtype == array.dtype and item.array.size == array.size
+            if same and item.array.tobytes() in (array.tobytes(), array.T.tobytes()):
+                raise UnsupportedError(f"normalisation cannot be folded into {item.name}, used twice")
 
 
 def _bias_behind(program: Program, at: int, width: int) -> tuple[int | None, Weight | None]:
@@ -190,8 +202,12 @@ def fold(model: onnx.ModelProto, input_name: str, preprocessing: pb.Preprocessin
 
     Raises:
         UnsupportedError: what first computes with the input is nothing this can fold into.
+        ProofError: the graph has a form of which it cannot be told what it computes.
     """
-    program = onnx_operations.read(model)
+    try:
+        program = onnx_operations.read(model)
+    except ValueError as error:
+        raise ProofError(f"structure: the exported graph cannot be compared: {error}") from error
     folding = plan(program)
     folded = onnx.ModelProto()
     folded.CopyFrom(model)

@@ -95,6 +95,7 @@ class Loaded:
         undecided: why the source does not say what its pictures go through, though it takes some.
         embedding: tensors of embedding.safetensors: `projection.weight` (D, C, P, P), `projection.bias` (D,),
             `cls_token` (D,), `position_embedding` (prefix + N, D), those there are.
+        left_out: outputs that nobody chose or left out, and that are not exported for they are untrained.
     """
 
     module: nn.Module
@@ -106,6 +107,7 @@ class Loaded:
     preprocessing: pb.Preprocessing | None
     embedding: Mapping[str, Array]
     undecided: str = ""
+    left_out: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -220,3 +222,10 @@ def chosen(known: Sequence[pb.Output], options: Options) -> tuple[pb.Output, ...
             f"outputs {', '.join(wanted)} are all untrained: none could be the default"
         )
     return tuple(by_name[name] for name in wanted)
+
+
+def left_out(known: Sequence[pb.Output], options: Options) -> tuple[str, ...]:
+    """Untrained outputs that `chosen` leaves out where nothing was chosen."""
+    if options.outputs:
+        return ()
+    return tuple(item.name for item in known if not item.trained and item.name not in options.allow_untrained)

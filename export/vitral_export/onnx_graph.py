@@ -27,6 +27,7 @@ DEFAULT_OPSET = 20
 FLOAT_FILE = "model.onnx"
 """The float32 graph, which every artifact has."""
 
+_OUTPUT = "vitral_output_"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 TRACED_BATCH = 2
 """Batch of the example: torch takes an extent of 1 for a constant."""
@@ -60,7 +61,7 @@ def export(wrapped: Inference, loaded: Loaded, *, opset: int) -> onnx.ModelProto
                 dynamic_shapes=({0: "batch"},),
                 opset_version=opset,
                 input_names=[loaded.input.name],
-                output_names=[item.name for item in loaded.outputs],
+                output_names=[f"{_OUTPUT}{index}" for index in range(len(loaded.outputs))],
                 verbose=False,
             )
     except Exception as error:  # the exporter raises whatever its passes raise
@@ -69,6 +70,7 @@ def export(wrapped: Inference, loaded: Loaded, *, opset: int) -> onnx.ModelProto
     assert program is not None
     model = program.model_proto
     _clean(model, wrapped.module)
+    _name_outputs(model.graph, [item.name for item in loaded.outputs])
     _restore_biases(model.graph, wrapped.module)
     return model
 
@@ -120,7 +122,7 @@ def _rename_weights(graph: onnx.GraphProto, module: nn.Module) -> None:
         if new[item.name] == item.name and len(item.dims) == 2:
             array = numpy_helper.to_array(item)
             new[item.name] = turned.get((array.shape, array.tobytes()), item.name)
-    taken = set()
+    taken = {name for node in graph.node for name in node.output}  # an output may have a parameter's name
     for old, name in new.items():
         if name in taken:
             new[old] = old
@@ -131,6 +133,17 @@ def _rename_weights(graph: onnx.GraphProto, module: nn.Module) -> None:
         info.name = new.get(info.name, info.name)
     for node in graph.node:
         node.input[:] = [new.get(name, name) for name in node.input]
+
+
+def _name_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Gives the outputs their names; a tensor inside that torch called so, after an operator, makes room."""
+    new = {f"{_OUTPUT}{index}": name for index, name in enumerate(names)}
+    new |= {name: f"{name}.inner" for name in names}
+    for node in graph.node:
+        node.input[:] = [new.get(name, name) for name in node.input]
+        node.output[:] = [new.get(name, name) for name in node.output]
+    for info in (*graph.value_info, *graph.output):
+        info.name = new.get(info.name, info.name)
 
 
 def _restore_biases(graph: onnx.GraphProto, module: nn.Module) -> None:

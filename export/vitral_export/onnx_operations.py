@@ -26,7 +26,12 @@ def read(model: onnx.ModelProto) -> Program:
         ValueError: the graph has a form of which it cannot be told what it computes.
     """
     _demand_plain(model)
-    return _Reading(model).program()
+    try:
+        return _Reading(model).program()
+    except KeyError as error:
+        raise ValueError(f"the extents of {error} cannot be told") from error
+    except onnx.shape_inference.InferenceError as error:
+        raise ValueError(f"extents do not fit: {error}") from error
 
 
 def _demand_plain(model: onnx.ModelProto) -> None:

@@ -72,8 +72,11 @@ def _reshape(reading: Reading, node: onnx.NodeProto, _: Mapping[str, Any]) -> Op
 def _expand(reading: Reading, node: onnx.NodeProto, _: Mapping[str, Any]) -> Operand:
     source = reading.known[node.input[0]]
     target, mine = reading.integers(node, 1), reading.builder.shape_of(source)
-    shape = tuple(own if extent in (1, -1) else extent for own, extent in zip(mine, target, strict=False))
-    if len(target) != len(mine) or shape != reading.shape(node):
+    if len(target) < len(mine):
+        raise ValueError(f"{node.name} expands {mine} to {target}")
+    mine = (1,) * (len(target) - len(mine)) + mine  # as broadcasting has it
+    shape = tuple(own if extent in (1, -1) else extent for own, extent in zip(mine, target, strict=True))
+    if shape != reading.shape(node):
         raise ValueError(f"{node.name} expands {mine} to {target}, which is {reading.shape(node)}")
     return reading.builder.add("Expand", [source], name=node.name, shape=shape, attributes={"shape": shape})
 
@@ -149,14 +152,24 @@ def _split(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> 
     return parts[0]
 
 
-def _mean(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> Operand:
+def _reduced(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> Operand:
     source = reading.known[node.input[0]]
     if len(node.input) != 2 or not reading.integers(node, 1):
-        raise ValueError(f"{node.name} does not say over which axes its mean is")
+        raise ValueError(f"{node.name} does not say which axes it reduces")
     axes = tuple(sorted(_axis(reading, node, axis) for axis in reading.integers(node, 1)))
     attributes = {"axes": axes, "keepdims": given.get("keepdims", 1)}
     shape = reading.shape(node)
-    return reading.builder.add("ReduceMean", [source], name=node.name, shape=shape, attributes=attributes)
+    return reading.builder.add(node.op_type, [source], name=node.name, shape=shape, attributes=attributes)
+
+
+def _clip(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> Operand:
+    if len(node.input) < 2 or not node.input[1]:
+        raise ValueError(f"{node.name} has no lower limit")
+    return plain(reading, node, given)
+
+
+def _identity(reading: Reading, node: onnx.NodeProto, _: Mapping[str, Any]) -> Operand:
+    return reading.known[node.input[0]]
 
 
 def _product(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> Operand:
@@ -187,15 +200,20 @@ def _is(operand: Operand, value: float) -> bool:
 
 READERS: Mapping[str, Callable[[Reading, onnx.NodeProto, Mapping[str, Any]], Operand]] = MappingProxyType(
     {
+        "Clip": _clip,
         "Concat": _on_axis,
         "Conv": _conv,
         "Expand": _expand,
         "Gather": _on_axis,
         "Gelu": _gelu,
         "Gemm": _gemm,
+        "Identity": _identity,
         "LayerNormalization": _layer_norm,
         "Mul": _product,
-        "ReduceMean": _mean,
+        "ReduceL2": _reduced,
+        "ReduceMax": _reduced,
+        "ReduceMean": _reduced,
+        "ReduceSum": _reduced,
         "Reshape": _reshape,
         "Slice": _slice,
         "Softmax": _on_axis,

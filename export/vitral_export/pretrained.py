@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +11,9 @@ from torch import Tensor, nn
 
 from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
-from vitral_export import checkpoint
+from vitral_export import checkpoint, hub
 from vitral_export.families import hugging_face
-from vitral_export.loaded import Kind, Loaded, Options, source_of
+from vitral_export.loaded import SIZES, Kind, Loaded, Options, source_of
 from vitral_export.modules import ManualPatchEmbedding, PatchEmbedding, ViTEmbedding
 
 _FROM_VIT = (ManualPatchEmbedding, PatchEmbedding, ViTEmbedding)
@@ -26,10 +26,10 @@ def load(kind: Kind, options: Options) -> Loaded:
         InvalidArgumentError: the weights cannot be read, or are not the module's.
     """
     assert options.weights is not None
-    if options.weights.startswith(hugging_face.PREFIX):
+    if options.weights.startswith(hub.PREFIX):
         return _from_hugging_face(kind, options)
     options.refuse("a .safetensors file", ["revision"])
-    module = kind.make(options)
+    module = made(kind, options)
     note = fill(module, options)
     name = Path(options.weights).name
     source = source_of(kind.name, name, weights=pb.WEIGHTS_ORIGIN_CHECKPOINT, note=note)
@@ -43,7 +43,7 @@ def fill(module: nn.Module, options: Options) -> str:
         InvalidArgumentError: it is no .safetensors file, or not the module's state.
     """
     assert options.weights is not None
-    if options.weights.startswith(hugging_face.PREFIX):
+    if options.weights.startswith(hub.PREFIX):
         raise InvalidArgumentError(
             "--weights hf:... is for modules that are built here; this one takes a file"
         )
@@ -57,41 +57,47 @@ def _from_hugging_face(kind: Kind, options: Options) -> Loaded:
     name = str(options.weights)
     if kind.module not in _FROM_VIT:
         raise InvalidArgumentError(f"{kind.name} has positions that a Hugging Face ViT does not have")
-    model, _, revision = hugging_face.checkpoint(name, options.revision)
+    found = hub.find(name, options.revision)
+    model, _ = hugging_face.read(found)
     tensors = {key: torch.from_numpy(array) for key, array in hugging_face.embedding_tensors(model).items()}
-    sized = _sized(kind, options, tensors, model)
-    module = kind.make(sized)
+    module = made(kind, _sized(options, tensors, model))
     checkpoint.fill(module, _state(module, tensors), where=name)
-    said = hugging_face.reference(name)
-    source = source_of(
-        kind.name,
-        said,
-        weights=pb.WEIGHTS_ORIGIN_CHECKPOINT,
-        note=f"weights of {said}",
-        libraries=["transformers"],
-    )
-    source.revision = revision
-    loaded = kind.describe(module, source)
+    loaded = kind.describe(module, hugging_face.source(found, kind.name))
     if loaded.preprocessing is None:
         return loaded
-    told = hugging_face.processor(name, options.revision)
-    own, undecided = hugging_face.preprocessing_of(told, said)
+    own, undecided = hugging_face.preprocessing_of(hugging_face.processor(found), found.reference)
     return replace(loaded, preprocessing=own, undecided=undecided)
 
 
-def _sized(kind: Kind, options: Options, tensors: Mapping[str, Tensor], model: nn.Module) -> Options:
-    """The checkpoint's sizes; others that were said are refused."""
-    width, channels, patch, _ = tensors["projection.weight"].shape
-    image: int | tuple[int, int] = model.config.image_size  # type: ignore[union-attr,assignment]
-    side = image if isinstance(image, int) else image[0]
-    sizes = {"img_size": side, "patch_size": patch, "in_channels": channels, "embed_dim": width}
+def made(kind: Kind, options: Options) -> nn.Module:
+    """A module of this kind and of these sizes, with random weights.
+
+    Raises:
+        InvalidArgumentError: there is not enough memory for it.
+    """
+    try:
+        return kind.make(options)
+    except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError where memory is short
+        sizes = ", ".join(f"{name}={options.size(name)}" for name in SIZES)
+        raise InvalidArgumentError(f"{kind.name} of {sizes} cannot be made: {error}") from error
+
+
+def _sized(options: Options, tensors: Mapping[str, Tensor], model: nn.Module) -> Options:
+    """The checkpoint's sizes; others that were said are refused, and sides that differ."""
+    width, channels, height, patch = tensors["projection.weight"].shape
+    image: int | Sequence[int] = model.config.image_size  # type: ignore[union-attr,assignment]
+    sides = (image, image) if isinstance(image, int) else tuple(image)
+    if sides[0] != sides[1] or height != patch:
+        said = f"images of {sides[0]} x {sides[1]} and patches of {height} x {patch}"
+        raise InvalidArgumentError(f"{options.weights} has {said}: both have to be square")
+    sizes = {"img_size": sides[0], "patch_size": patch, "in_channels": channels, "embed_dim": width}
     for key, size in sizes.items():
-        said: int | None = getattr(options, key)
-        if said is not None and said != size:
+        given: int | None = getattr(options, key)
+        if given is not None and given != size:
             raise InvalidArgumentError(
-                f"--{key.replace('_', '-')} is {said}, that of {options.weights} is {size}"
+                f"--{key.replace('_', '-')} is {given}, that of {options.weights} is {size}"
             )
-    return replace(options, img_size=side, patch_size=patch, in_channels=channels, embed_dim=width)
+    return replace(options, img_size=sides[0], patch_size=patch, in_channels=channels, embed_dim=width)
 
 
 def _state(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -8,12 +8,13 @@ from types import MappingProxyType
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
-from vitral_export import pretrained
+from vitral_export import hub, pretrained
 from vitral_export.families import embedding, hugging_face, own, position
-from vitral_export.loaded import SIZES, Kind, Loaded, Options, chosen, source_of
+from vitral_export.loaded import Kind, Loaded, Options, chosen, source_of
 
 _SEED_LIMIT = 2**63
 
@@ -32,7 +33,7 @@ SOURCES: Mapping[str, Kind] = MappingProxyType(
 """Every kind of source with sizes of its own, by name."""
 
 OPEN_SOURCES: Mapping[str, str] = MappingProxyType(
-    {hugging_face.PREFIX + "...": hugging_face.SUMMARY, own.PREFIX + "...": own.SUMMARY}
+    {hub.PREFIX + "...": hugging_face.SUMMARY, own.PREFIX + "...": own.SUMMARY}
 )
 """The others: how their names begin, and what they are."""
 
@@ -46,18 +47,23 @@ def load(name: str, options: Options) -> Loaded:
     """
     if not 0 <= options.seed < _SEED_LIMIT:
         raise InvalidArgumentError(f"seed must be from 0 to 2**63 - 1, not {options.seed}")
-    if name.startswith(hugging_face.PREFIX):
-        loaded = hugging_face.load(name, options)
-    elif name.startswith(own.PREFIX):
-        options.refuse(name, ["revision"])
-        loaded = _own(own.make(name), name, options)
-    elif name in SOURCES:
-        loaded = _built(SOURCES[name], options)
-    else:
-        known = ", ".join((*SOURCES, *OPEN_SOURCES))
-        raise InvalidArgumentError(f"unknown source {name!r}; known are {known}")
+    with torch.random.fork_rng(devices=[]):  # the caller's generator stays where it was
+        torch.manual_seed(options.seed)
+        loaded = _loaded(name, options)
     check_weights(loaded.module)
     return loaded
+
+
+def _loaded(name: str, options: Options) -> Loaded:
+    if name.startswith(hub.PREFIX):
+        return hugging_face.load(name, options)
+    if name.startswith(own.PREFIX):
+        options.refuse(name, ["revision"])
+        return _own(own.make(name), name, options)
+    if name in SOURCES:
+        return _built(SOURCES[name], options)
+    known = ", ".join((*SOURCES, *OPEN_SOURCES))
+    raise InvalidArgumentError(f"unknown source {name!r}; known are {known}")
 
 
 def given(module: nn.Module, options: Options | None = None) -> Loaded:
@@ -70,6 +76,7 @@ def given(module: nn.Module, options: Options | None = None) -> Loaded:
     if not isinstance(module, nn.Module):
         raise InvalidArgumentError(f"a torch.nn.Module is needed, not a {type(module).__name__}")
     options = options or Options()
+    options.refuse("a module with its weights", ["weights", "revision"])
     check_weights(module)
     reference = f"{type(module).__module__}.{type(module).__qualname__}"
     for kind in SOURCES.values():
@@ -77,6 +84,7 @@ def given(module: nn.Module, options: Options | None = None) -> Loaded:
             options.refuse(kind.name, ["img_size", "patch_size", "in_channels", "embed_dim", "prefix_tokens"])
             return _selected(kind.describe(module, _as_given(kind.name, reference)), options)
     if type(module).__name__ in hugging_face.FAMILIES.values() and reference.startswith("transformers."):
+        options.refuse(reference, ["img_size", "patch_size", "in_channels", "embed_dim", "prefix_tokens"])
         source = _as_given("hf", reference, libraries=["transformers"])
         return hugging_face.describe(module, source, options, processor=None)
     return own.describe(module, _as_given("module", reference), options)
@@ -94,6 +102,8 @@ def check_weights(module: nn.Module) -> None:
         InvalidArgumentError: with the first such tensor.
     """
     for name, tensor in [*module.named_parameters(), *module.named_buffers()]:
+        if is_lazy(tensor):
+            raise InvalidArgumentError(f"weight {name} has no shape yet: the module has not seen an image")
         if tensor.is_floating_point() and tensor.dtype != torch.float32:
             raise InvalidArgumentError(f"weight {name} is {tensor.dtype}, torch.float32 is expected")
         if tensor.is_meta:
@@ -111,9 +121,7 @@ def _built(kind: Kind, options: Options) -> Loaded:
     if options.weights is not None:
         return _selected(pretrained.load(kind, options), options)
     options.refuse(f"{kind.name} without --weights", ["revision"])
-    with torch.random.fork_rng(devices=[]):  # the caller's generator stays where it was
-        torch.manual_seed(options.seed)
-        module = _made(kind, options)
+    module = pretrained.made(kind, options)
     reference = f"{kind.module.__module__}.{kind.module.__qualname__}"
     note = f"random weights, seed {options.seed}"
     source = source_of(kind.name, reference, weights=pb.WEIGHTS_ORIGIN_RANDOM, note=note)
@@ -127,14 +135,6 @@ def _own(module: nn.Module, name: str, options: Options) -> Loaded:
     check_weights(module)
     source = source_of("python", name.removeprefix(own.PREFIX), weights=pb.WEIGHTS_ORIGIN_GIVEN, note=note)
     return own.describe(module, source, options)
-
-
-def _made(kind: Kind, options: Options) -> nn.Module:
-    try:
-        return kind.make(options)
-    except (RuntimeError, MemoryError) as error:  # torch raises RuntimeError where memory is short
-        sizes = ", ".join(f"{name}={options.size(name)}" for name in SIZES)
-        raise InvalidArgumentError(f"{kind.name} of {sizes} cannot be made: {error}") from error
 
 
 def _selected(loaded: Loaded, options: Options) -> Loaded:

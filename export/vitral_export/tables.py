@@ -104,7 +104,7 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
         ("grid", f"{item.grid.height} x {item.grid.width}"),
         ("width", f"{item.embed_dim}"),
         *(("graph", f"{graph.file}: {_tensor(graph.input)}") for graph in spec.graphs),
-        *(("output", f"{_tensor(output)}: {output.meaning}") for output in spec.outputs),
+        *(("output", _output(output)) for output in spec.outputs),
         ("default", ", ".join(spec.default_outputs)),
         ("preprocessing", preprocessing),
         ("opset", str(spec.opset)),
@@ -121,6 +121,11 @@ def _status(spec: pb.ModelSpec) -> str:
 def _tensor(item: pb.GraphInput | pb.Output) -> str:
     extents = " x ".join(str(axis.size or axis.name) for axis in item.axes)
     return f"{item.name} {tensors.name_of(item.dtype)} {extents}"
+
+
+def _output(item: pb.Output) -> str:
+    said = f"{_tensor(item)}: {item.meaning}"
+    return said if item.trained else f"{said} (UNTRAINED)"
 
 
 def _listed(values: Iterable[int]) -> str:

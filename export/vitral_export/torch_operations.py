@@ -18,7 +18,8 @@ from torch.fx import Node
 from vitral.errors import ProofError
 from vitral_export.builder import Builder
 from vitral_export.operations import INPUT, Program, Weight
-from vitral_export.torch_readers import READERS, Known, part
+from vitral_export.torch_nodes import Known
+from vitral_export.torch_readers import READERS, part
 from vitral_export.trace import trace
 from vitral_export.wrap import PREFIX
 
@@ -43,7 +44,10 @@ def read(module: nn.Module, shape: Sequence[int]) -> Program:
             continue
         if str(node.target) not in READERS:
             raise ProofError(f"structure: no rule for torch's operator {node.target}")
-        known[node] = READERS[str(node.target)](node, known, builder)
+        try:
+            known[node] = READERS[str(node.target)](node, known, builder)
+        except ValueError as error:
+            raise ProofError(f"structure: {error}") from error
     results: Any = program.graph.output_node().args[0]
     return builder.finish([known[result] for result in results])
 

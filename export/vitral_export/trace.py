@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, redirect_stderr
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,17 +21,18 @@ def trace(module: nn.Module, shape: Sequence[int]) -> torch.export.ExportedProgr
     """The ATen program of `module` for a float32 input of this shape, whose first extent is dynamic.
 
     Attention becomes its two products and a softmax: what torch's exporter makes of the fused operator has
-    to guard against masks that are not there, in every layer.
+    to guard against masks that are not there, in every layer. Batch norm becomes its four steps: the exporter
+    would fold it into the weights before it, rounded, and they would not be the module's own any more.
 
     Raises:
         ProofError: torch cannot trace the module, or only for one batch size.
     """
     batch = torch.export.Dim.DYNAMIC  # raises where the extent would come out fixed
     try:
-        with quiet_exporter():
+        # torch prints the code of a module that it cannot trace, beside the error.
+        with quiet_exporter(), redirect_stderr(io.StringIO()):
             program = torch.export.export(module, (torch.zeros(tuple(shape)),), dynamic_shapes=({0: batch},))
-            fused = torch.ops.aten.scaled_dot_product_attention.default
-            plain: torch.export.ExportedProgram = program.run_decompositions({fused: _attention})
+            plain: torch.export.ExportedProgram = program.run_decompositions(_plainer())
     except Exception as error:  # the tracer raises whatever a module's code makes it raise
         raise ProofError(f"torch cannot trace {_name(module)}: {_reason(error)}") from error
     return plain
@@ -37,9 +41,8 @@ def trace(module: nn.Module, shape: Sequence[int]) -> torch.export.ExportedProgr
 @contextmanager
 def quiet_exporter() -> Iterator[None]:
     """Drops what torch's exporter says that no reader can act on, and nothing else."""
-    # torch 2.13 logs a warning for each torchvision operator where torchvision is not installed.
-    logger = logging.getLogger("torch.onnx._internal.exporter._registration")
-    logger.addFilter(_about_no_torchvision)
+    for name, keep in _LOGGED.items():
+        logging.getLogger(name).addFilter(keep)
     try:
         with warnings.catch_warnings():
             # torch 2.13 warns about its own copies of tree specs.
@@ -48,7 +51,8 @@ def quiet_exporter() -> Iterator[None]:
             )
             yield
     finally:
-        logger.removeFilter(_about_no_torchvision)
+        for name, keep in _LOGGED.items():
+            logging.getLogger(name).removeFilter(keep)
 
 
 def _attention(
@@ -70,6 +74,49 @@ def _attention(
     return torch.matmul(torch.softmax(scores, dim=-1), value)  # ... T T x ... T D -> ... T D
 
 
+def _batch_norm(
+    rows: Tensor,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    mean: Tensor,
+    variance: Tensor,
+    momentum: float,
+    eps: float,  # the operator's own signature
+) -> tuple[Tensor, Tensor, Tensor]:
+    """(x - mean) w / sqrt(var + eps) + b along axis 1, of eval mode; nothing for a batch's statistics."""
+    shape = (-1, *[1] * (rows.dim() - 2))  # C -> C 1 1
+    scale = torch.sqrt(variance + eps)
+    scale = torch.reciprocal(scale) if weight is None else weight / scale
+    scaled = (rows - mean.reshape(shape)) * scale.reshape(shape)
+    none = rows.new_empty((0,))
+    return (scaled if bias is None else scaled + bias.reshape(shape)), none, none
+
+
+def _repeat(rows: Tensor, repeats: Sequence[int | torch.SymInt]) -> Any:
+    """A repeat of what is there once, which is an expansion; any other stays as it is."""
+    extents = [1] * (len(repeats) - rows.dim()) + list(rows.shape)
+    pairs = list(zip(extents, repeats, strict=True))
+    if not all(isinstance(extent, int) and 1 in (extent, times) for extent, times in pairs):
+        return NotImplemented
+    return rows.expand([times if extent == 1 else extent for extent, times in pairs]).clone()
+
+
+def _stack(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
+    """Parts side by side along a new axis."""
+    return torch.cat([part.unsqueeze(dim) for part in parts], dim)
+
+
+def _plainer() -> dict[Any, Callable[..., Any]]:
+    """Operators that are written with plainer ones, for torch's exporter and for the structural net alike."""
+    aten = torch.ops.aten
+    return {
+        aten._native_batch_norm_legit_no_training.default: _batch_norm,
+        aten.repeat.default: _repeat,
+        aten.scaled_dot_product_attention.default: _attention,
+        aten.stack.default: _stack,
+    }
+
+
 def _reason(error: Exception) -> str:
     lines = str(error).strip().splitlines() or [type(error).__name__]
     if "Constraints violated" in lines[0]:
@@ -81,5 +128,22 @@ def _name(module: nn.Module) -> str:
     return type(getattr(module, "module", module)).__name__
 
 
-def _about_no_torchvision(record: logging.LogRecord) -> bool:
+def _not_about_torchvision(record: logging.LogRecord) -> bool:
     return "torchvision is not installed" not in record.getMessage()
+
+
+def _nothing(_: logging.LogRecord) -> bool:
+    return False
+
+
+_LOGGED: Mapping[str, Callable[[logging.LogRecord], bool]] = MappingProxyType(
+    {
+        # torch 2.13 logs a warning for each torchvision operator where torchvision is not installed.
+        "torch.onnx._internal.exporter._registration": _not_about_torchvision,
+        # What the optimisers leave as it is; and where torch gives up, which the error says.
+        "onnx_ir.passes.common.initializer_deduplication": _nothing,
+        "onnxscript.optimizer._constant_folding": _nothing,
+        "torch.fx.experimental.symbolic_shapes": _nothing,
+    }
+)
+"""Loggers of the exporter, and which of their records are kept."""

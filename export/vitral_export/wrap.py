@@ -6,7 +6,7 @@ import copy
 
 from torch import Tensor, nn
 
-from vitral.errors import ProofError
+from vitral.errors import ProofError, UnsupportedError
 from vitral_export.loaded import Loaded
 
 PREFIX = "module."
@@ -23,7 +23,7 @@ class Inference(nn.Module):
 
     def __init__(self, loaded: Loaded) -> None:
         super().__init__()
-        self.module = copy.deepcopy(loaded.module).cpu().requires_grad_(False)
+        self.module = private(loaded.module).requires_grad_(False)
         self.names = tuple(item.name for item in loaded.outputs)
         self._compute = loaded.compute
         self.eval()
@@ -38,3 +38,16 @@ class Inference(nn.Module):
         if missing := [name for name in self.names if name not in found]:
             raise ProofError(f"numbers: the module gives {', '.join(found)}, not {', '.join(missing)}")
         return tuple(found[name] for name in self.names)
+
+
+def private(module: nn.Module) -> nn.Module:
+    """A copy in eval mode on the CPU.
+
+    Raises:
+        UnsupportedError: it holds something that cannot be copied.
+    """
+    try:
+        return copy.deepcopy(module).cpu().eval()
+    except Exception as error:  # whatever the attributes of a stranger's module raise
+        said = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UnsupportedError(f"{type(module).__name__} cannot be copied: {said}") from error

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,20 +12,21 @@ from torch import Tensor, nn
 from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
-from vitral_export import preprocessor_config
+from vitral_export import hub, preprocessor_config
+from vitral_export.attention import unmasked
+from vitral_export.hub import Checkpoint
 from vitral_export.loaded import (
     Loaded,
     Options,
     axes,
     chosen,
     float_output,
+    left_out,
     pixel_input,
     sizes_of,
     source_of,
 )
-
-PREFIX = "hf:"
-"""What the names of these sources begin with."""
+from vitral_export.modules.sizes import MOST
 
 SUMMARY = "a Hugging Face ViT: a folder, or a name in the hub or its local cache"
 """What such a source is, in one line."""
@@ -35,8 +34,8 @@ SUMMARY = "a Hugging Face ViT: a folder, or a name in the hub or its local cache
 FAMILIES: Mapping[str, str] = {"vit": "ViTModel"}
 """Model types that are known, and their classes in transformers."""
 
-_UNMASKED = "vitral_unmasked"
 _HEADS = ("classifier.", "decoder.")
+_SHOWN = 5  # weights that a message names
 
 
 def load(name: str, options: Options) -> Loaded:
@@ -47,64 +46,92 @@ def load(name: str, options: Options) -> Loaded:
         UnsupportedError: the checkpoint is of another family.
     """
     options.refuse(name, ["img_size", "patch_size", "in_channels", "embed_dim", "weights", "prefix_tokens"])
-    model, missing, revision = checkpoint(name, options.revision)
-    said = reference(name)
-    source = source_of(
-        "hf",
-        said,
+    found = hub.find(name, options.revision)
+    model, missing = read(found)
+    return describe(model, source(found, "hf"), options, processor=processor(found), untrained=missing)
+
+
+def source(found: Checkpoint, kind: str) -> pb.Source:
+    """Where the weights of a checkpoint came from."""
+    told = source_of(
+        kind,
+        found.reference,
         weights=pb.WEIGHTS_ORIGIN_CHECKPOINT,
-        note=f"weights of {said}",
+        note=f"weights of {found.reference}",
         libraries=["transformers"],
     )
-    source.revision = revision
-    return describe(model, source, options, processor=processor(name, options.revision), untrained=missing)
+    told.revision = found.revision
+    return told
 
 
-def checkpoint(name: str, revision: str | None) -> tuple[nn.Module, frozenset[str], str]:
-    """The model, the names of the parameters that the checkpoint lacks (the pooler's at most), its commit.
+def read(found: Checkpoint) -> tuple[nn.Module, frozenset[str]]:
+    """The model, and the names of the parameters that the checkpoint lacks: the pooler's at most.
 
     Raises:
         InvalidArgumentError: see `load`.
         UnsupportedError: see `load`.
     """
+    kind = found.config().get("model_type")
+    if not isinstance(kind, str) or kind not in FAMILIES:
+        said = f"a {kind} model" if isinstance(kind, str) else "of no model_type"
+        raise UnsupportedError(f"{found.name} is {said}; known are {', '.join(FAMILIES)}")
+    hub.check_files(found)
     import transformers
 
-    where = _where(name)
-    pinned: dict[str, Any] = {} if revision is None else {"revision": revision}
-    with _quiet(), _told(name):
-        config = transformers.AutoConfig.from_pretrained(where, **pinned)
-        kind = getattr(config, "model_type", "")
-        if kind not in FAMILIES:
-            raise UnsupportedError(f"{name} is a {kind or 'nameless'} model; known are {', '.join(FAMILIES)}")
-        cls = getattr(transformers, FAMILIES[kind])
+    cls = getattr(transformers, FAMILIES[kind])
+    with hub.quiet(), hub.told(found.name):
+        config = cls.config_class.from_pretrained(found.folder)
+        with torch.device("meta"):
+            _check_sizes(found.name, cls(config))
         model, info = cls.from_pretrained(
-            where, **pinned, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+            found.folder,
+            config=config,
+            dtype=torch.float32,
+            use_safetensors=True,
+            ignore_mismatched_sizes=True,  # they are refused below, by name
+            output_loading_info=True,
         )
-    missing = frozenset(map(str, info["missing_keys"]))
+    _check_keys(found.name, info)
+    return model.eval(), frozenset(map(str, info["missing_keys"]))
+
+
+def _check_sizes(name: str, model: nn.Module) -> None:
+    """Refuses a config whose model no memory could hold, before any of it is made."""
+    for key, parameter in model.named_parameters():
+        if parameter.numel() > MOST:
+            raise InvalidArgumentError(
+                f"{name}: {key} would have {parameter.numel()} values, the most is {MOST}"
+            )
+
+
+def _check_keys(name: str, info: Mapping[str, Any]) -> None:
     problems = {
-        "lacks": sorted(key for key in missing if not key.startswith("pooler.")),
-        "has other shapes for": sorted(str(item) for item in info["mismatched_keys"]),
-        "has unknown": sorted(key for key in info["unexpected_keys"] if not key.startswith(_HEADS)),
+        "lacks": sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")),
+        "has another shape for": sorted(
+            f"{key} ({tuple(its)} for {tuple(own)})" for key, its, own in info["mismatched_keys"]
+        ),
+        "has unknown": sorted(key for key in info["unexpected_keys"] if not _is_no_part(key)),
     }
     for what, keys in problems.items():
         if keys:
-            raise InvalidArgumentError(f"{name} {what} {len(keys)} weights, {keys[0]} for one")
-    return model.eval(), missing, str(getattr(config, "_commit_hash", None) or "")
+            more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
+            raise InvalidArgumentError(f"{name} {what} {', '.join(keys[:_SHOWN])}{more}")
 
 
-def processor(name: str, revision: str | None) -> Mapping[str, Any] | None:
+def _is_no_part(key: str) -> bool:
+    """Whether a weight belongs to a head, or to training with masked patches, which no output comes from."""
+    return key.startswith(_HEADS) or key.endswith("embeddings.mask_token")
+
+
+def processor(found: Checkpoint) -> Mapping[str, Any] | None:
     """What preprocessor_config.json of the checkpoint says; None where there is none."""
+    if not found.has_preprocessor:
+        return None
     from transformers.image_processing_base import ImageProcessingMixin
 
-    pinned: dict[str, Any] = {} if revision is None else {"revision": revision}
-    where = _where(name)
-    if Path(where).is_dir() and not any(
-        (Path(where) / file).is_file() for file in ("preprocessor_config.json", "processor_config.json")
-    ):
-        return None
-    with _quiet(), _told(name):
-        found: Mapping[str, Any] = ImageProcessingMixin.get_image_processor_dict(where, **pinned)[0]
-    return found
+    with hub.quiet(), hub.told(found.name):
+        said: Mapping[str, Any] = ImageProcessingMixin.get_image_processor_dict(found.folder)[0]
+    return said
 
 
 def describe(
@@ -124,8 +151,9 @@ def describe(
     config: Any = model.config
     image, patch = _pair(config.image_size), _pair(config.patch_size)
     rows, columns = image[0] // patch[0], image[1] // patch[1]
-    pooled = getattr(model, "pooler", None) is not None
-    outputs = _outputs(rows * columns, config.hidden_size, pooled, trained=not untrained)
+    outputs = [*_token_outputs(rows * columns, config.hidden_size)]
+    if (pooler := getattr(model, "pooler", None)) is not None:
+        outputs.append(_pooled_output(pooler.dense.out_features, trained=not untrained))
     told, undecided = None, ""
     if config.num_channels == 3:
         told, undecided = preprocessing_of(processor, source.reference)
@@ -134,6 +162,7 @@ def describe(
         compute=_compute,
         input=pixel_input(channels=config.num_channels, height=image[0], width=image[1]),
         outputs=chosen(outputs, options),
+        left_out=left_out(outputs, options),
         architecture=sizes_of(
             model, image=image, patch=patch, channels=config.num_channels, width=config.hidden_size
         ),
@@ -172,16 +201,10 @@ def embedding_tensors(model: nn.Module) -> dict[str, Array]:
     return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
 
 
-def reference(name: str) -> str:
-    """How a checkpoint is called in a spec: a folder by its last part, which is the same on every machine."""
-    where = _where(name)
-    return Path(where).resolve().name if Path(where).is_dir() else where
-
-
-def _outputs(patches: int, width: int, pooled: bool, *, trained: bool) -> Sequence[pb.Output]:
+def _token_outputs(patches: int, width: int) -> Sequence[pb.Output]:
     tokens = axes(batch=0, token=patches + 1, feature=width)
     cls = [pb.PREFIX_TOKEN_CLS]
-    known = [
+    return (
         float_output(
             "last_hidden_state",
             tokens,
@@ -200,12 +223,12 @@ def _outputs(patches: int, width: int, pooled: bool, *, trained: bool) -> Sequen
             prefix=cls,
             meaning="CLS token and patch tokens with their positions: what the encoder takes",
         ),
-    ]
-    if pooled:
-        meaning = "the CLS token of last_hidden_state through the pooler's dense layer and activation"
-        shape = axes(batch=0, feature=width)
-        known.append(float_output("pooler_output", shape, meaning=meaning, trained=trained))
-    return known
+    )
+
+
+def _pooled_output(width: int, *, trained: bool) -> pb.Output:
+    meaning = "the CLS token of last_hidden_state through the pooler's dense layer and activation"
+    return float_output("pooler_output", axes(batch=0, feature=width), meaning=meaning, trained=trained)
 
 
 def _compute(model: nn.Module, rows: Tensor) -> Mapping[str, Tensor]:
@@ -218,8 +241,8 @@ def _compute(model: nn.Module, rows: Tensor) -> Mapping[str, Tensor]:
         for name, place in places.items()
     ]
     try:
-        with _without_mask(model):
-            found = model(pixel_values=rows)
+        with unmasked(model):
+            found = model(pixel_values=rows, return_dict=True)
     finally:
         for handle in handles:
             handle.remove()
@@ -229,70 +252,9 @@ def _compute(model: nn.Module, rows: Tensor) -> Mapping[str, Tensor]:
     return outputs
 
 
-@contextmanager
-def _without_mask(model: Any) -> Iterator[None]:
-    """While torch traces, transformers' sdpa attention without the mask of ones it would make up.
-
-    Run eagerly transformers leaves that mask out by itself; a trace would drag it into every layer.
-    """
-    if not torch.compiler.is_exporting():
-        yield
-        return
-    from transformers import AttentionInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import AttentionMaskInterface
-
-    AttentionInterface.register(_UNMASKED, sdpa_attention_forward)
-    AttentionMaskInterface.register(_UNMASKED, _no_mask)
-    own = model.config._attn_implementation
-    model.set_attn_implementation(_UNMASKED)
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(own)
-
-
-def _no_mask(*_: Any, **__: Any) -> None:
-    """No mask: every token sees every other."""
-
-
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:
     if isinstance(value, int):
         return value, value
-    height, width = value
-    return int(height), int(width)
-
-
-def _where(name: str) -> str:
-    where = name.removeprefix(PREFIX)
-    if not where:
-        raise InvalidArgumentError(f"{PREFIX} needs a name or a folder behind it")
-    if not Path(where).is_dir() and (where.count("/") > 1 or where.startswith((".", "/", "~"))):
-        raise InvalidArgumentError(f"there is no folder {where}")
-    return where
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Transformers' load reports and progress bars say nothing that is not told here in words."""
-    from transformers.utils import logging
-
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()
-
-
-@contextmanager
-def _told(name: str) -> Iterator[None]:
-    """Says in one line what transformers could not load."""
-    try:
-        yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-        first = " ".join(str(error).split()) or type(error).__name__
-        raise InvalidArgumentError(f"{name} cannot be loaded: {first[:300]}") from error
+    if len(value) != 2:
+        raise InvalidArgumentError(f"a size has height and width, not {list(value)}")
+    return int(value[0]), int(value[1])

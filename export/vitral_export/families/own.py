@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import copy
 import importlib
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
 from vitral_export import preprocessing as contracts
+from vitral_export.attention import unmasked
 from vitral_export.loaded import (
     PREFIXES,
     SIZES,
@@ -27,6 +27,8 @@ from vitral_export.loaded import (
     pixel_input,
     sizes_of,
 )
+from vitral_export.modules.sizes import MOST
+from vitral_export.wrap import private
 
 PREFIX = "python:"
 """What the names of these sources begin with."""
@@ -38,6 +40,12 @@ SUMMARY = (
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.]*")
 _TRIED = 2  # images of the run that looks at the outputs
+_LONGEST = 300  # characters of a stranger's message
+_CALLED = {
+    "img_size": ("img_size", "image_size"),
+    "patch_size": ("patch_size",),
+    "in_channels": ("in_channels", "in_chans", "num_channels"),
+}
 
 
 def make(name: str) -> nn.Module:
@@ -54,17 +62,16 @@ def make(name: str) -> nn.Module:
         sys.path.insert(0, here)
     try:
         found = getattr(importlib.import_module(where), factory, None)
-    except Exception as error:  # whatever the code at its top raises
-        raise InvalidArgumentError(f"{name}: {where} cannot be imported: {error}") from error
+    except (Exception, SystemExit) as error:  # whatever the code at its top raises
+        raise InvalidArgumentError(f"{name}: {where} cannot be imported: {_said(error)}") from error
     if not callable(found):
         raise InvalidArgumentError(f"{name}: {where} has no function {factory}")
     try:
-        module = found()
-    except Exception as error:
-        said = str(error) or type(error).__name__
-        raise InvalidArgumentError(f"{name}: {factory}() failed: {said}") from error
+        module = found if isinstance(found, nn.Module) else found()
+    except (Exception, SystemExit) as error:
+        raise InvalidArgumentError(f"{name}: {factory}() failed: {_said(error)}") from error
     if not isinstance(module, nn.Module):
-        raise InvalidArgumentError(f"{name}: {factory}() gives a {type(module).__name__}, not an nn.Module")
+        raise InvalidArgumentError(f"{name}: {factory}() gives {type(module).__name__}, not an nn.Module")
     return module
 
 
@@ -81,9 +88,10 @@ def describe(module: nn.Module, source: pb.Source, options: Options) -> Loaded:
     size, patch, channels = sizes["img_size"], sizes["patch_size"], sizes["in_channels"]
     if size % patch:
         raise InvalidArgumentError(f"img_size {size} is not a multiple of patch_size {patch}")
-    found = _tried(module, (channels, size, size))
-    count = (size // patch) ** 2
-    outputs = [_output(name, tensor, count, options) for name, tensor in found.items()]
+    if channels * size * size > MOST:
+        raise InvalidArgumentError(f"an image of {channels} x {size} x {size} has more than {MOST} values")
+    found = _tried(module, (channels, size, size), options)
+    outputs = _outputs(found, (size // patch) ** 2, options.prefix_tokens)
     known = chosen(outputs, options)
     return Loaded(
         module=module,
@@ -95,59 +103,76 @@ def describe(module: nn.Module, source: pb.Source, options: Options) -> Loaded:
         ),
         source=source,
         preprocessing=contracts.default(size) if channels == 3 else None,
-        embedding=_projection(module, patch),
+        embedding=_projection(module, patch, channels),
     )
 
 
 def _compute(module: nn.Module, rows: Tensor) -> Mapping[str, Tensor]:
-    given = module(rows)
+    """What a module gives, by name: a tensor, several, or several by name; what is None is not there."""
+    with unmasked(module):
+        given = module(rows)
     if isinstance(given, Tensor):
         return {"embeddings": given}
-    if isinstance(given, Mapping):
-        return {str(name): tensor for name, tensor in given.items() if tensor is not None}
     if isinstance(given, tuple | list):
-        return {f"output_{index}": tensor for index, tensor in enumerate(given)}
-    raise UnsupportedError(f"{type(module).__name__} gives a {type(given).__name__}, not tensors")
+        names = getattr(given, "_fields", None) or [f"output_{index}" for index in range(len(given))]
+        given = dict(zip(names, given, strict=True))
+    if not isinstance(given, Mapping):
+        raise UnsupportedError(f"{type(module).__name__} gives {type(given).__name__}, not tensors")
+    return {str(name): tensor for name, tensor in given.items() if tensor is not None}
 
 
-def _tried(module: nn.Module, shape: tuple[int, int, int]) -> Mapping[str, Tensor]:
-    """What a copy of the module gives for two images, in eval mode."""
+def _tried(module: nn.Module, shape: tuple[int, int, int], options: Options) -> Mapping[str, Tensor]:
+    """What a copy of the module gives for two images, in eval mode: the outputs asked for, or all."""
+    name = type(module).__name__
     rows = torch.zeros(_TRIED, *shape)
     with torch.inference_mode():
         try:
-            found = _compute(copy.deepcopy(module).cpu().eval(), rows)
+            found = _compute(private(module), rows)
         except UnsupportedError:
             raise
         except Exception as error:  # whatever a stranger's forward raises
-            said = " ".join(str(error).split()) or type(error).__name__
             what = f"images of {' x '.join(map(str, shape))}"
-            raise InvalidArgumentError(
-                f"{type(module).__name__} does not take {what}: {said[:300]}"
-            ) from error
-    for name, tensor in found.items():
-        if not isinstance(tensor, Tensor) or tensor.dtype != torch.float32 or tensor.dim() < 2:
-            said = (
-                f"{tensor.dtype} {tuple(tensor.shape)}"
-                if isinstance(tensor, Tensor)
-                else type(tensor).__name__
-            )
-            raise UnsupportedError(f"output {name} is {said}; float32 with a batch axis is needed")
-        if tensor.shape[0] != _TRIED:
-            raise UnsupportedError(f"output {name} has {tensor.shape[0]} rows for {_TRIED} images")
-        if not _NAME.fullmatch(name):
-            raise UnsupportedError(f"output name {name!r} is not possible: letters, digits, '_' and '.'")
+            raise InvalidArgumentError(f"{name} does not take {what}: {_said(error)}") from error
     if not found:
-        raise UnsupportedError(f"{type(module).__name__} gives no tensor")
-    return found
+        raise UnsupportedError(f"{name} gives no tensor")
+    wanted = {key: found[key] for key in options.outputs if key in found} or found
+    taken = {"pixel_values", *module.state_dict()}
+    for key, tensor in wanted.items():
+        _check(key, tensor, others="" if wanted is not found or len(found) == 1 else "; --outputs chooses")
+        if key in taken or key.startswith("pixels"):
+            raise UnsupportedError(f"output name {key!r} is taken: an input or a weight has it")
+    return wanted
 
 
-def _output(name: str, tensor: Tensor, patches: int, options: Options) -> pb.Output:
+def _check(name: str, tensor: object, *, others: str) -> None:
+    """Refuses an output that is no float32 tensor with a batch axis."""
+    if not isinstance(tensor, Tensor):
+        raise UnsupportedError(f"output {name} is {type(tensor).__name__}, not a tensor{others}")
+    if tensor.dtype != torch.float32 or tensor.dim() < 2:
+        said = f"{tensor.dtype} {tuple(tensor.shape)}"
+        raise UnsupportedError(f"output {name} is {said}; float32 with a batch axis is needed{others}")
+    if tensor.shape[0] != _TRIED:
+        raise UnsupportedError(f"output {name} has {tensor.shape[0]} rows for {_TRIED} images{others}")
+    if not _NAME.fullmatch(name):
+        raise UnsupportedError(f"output name {name!r} is not possible: letters, digits, '_' and '.'")
+
+
+def _outputs(found: Mapping[str, Tensor], patches: int, tokens: Sequence[str]) -> list[pb.Output]:
     """Tokens where their number is that of patches and prefix; else axes without that meaning."""
-    for token in options.prefix_tokens:
+    for token in tokens:
         if token not in PREFIXES:
             raise InvalidArgumentError(f"prefix token {token!r} is unknown; known are {', '.join(PREFIXES)}")
+    prefix = [PREFIXES[token] for token in tokens]
+    outputs = [_output(name, tensor, patches, prefix) for name, tensor in found.items()]
+    if prefix and not any(item.prefix_tokens for item in outputs):
+        given = ", ".join(f"{name} {' x '.join(map(str, item.shape[1:]))}" for name, item in found.items())
+        needed = f"{len(prefix)} prefix tokens in front of {patches} patches"
+        raise InvalidArgumentError(f"no output has {needed}; the module gives {given}")
+    return outputs
+
+
+def _output(name: str, tensor: Tensor, patches: int, prefix: Sequence[pb.PrefixToken.ValueType]) -> pb.Output:
     extents = [int(extent) for extent in tensor.shape[1:]]
-    prefix = [PREFIXES[token] for token in options.prefix_tokens]
     if len(extents) == 2 and extents[0] in (patches, patches + len(prefix)):
         mine = prefix if extents[0] > patches else []
         shape = axes(batch=0, token=extents[0], feature=extents[1])
@@ -161,23 +186,39 @@ def _output(name: str, tensor: Tensor, patches: int, options: Options) -> pb.Out
 def _size(module: nn.Module, name: str, options: Options) -> int:
     given: int | None = getattr(options, name)
     if given is not None:
+        if given < 1:
+            raise InvalidArgumentError(f"{name} must be a positive whole number, not {given}")
         return given
-    own: Any = getattr(module, name, None)
-    if isinstance(own, int) and own > 0:
-        return own
+    for owner in (module, getattr(module, "config", None)):  # models of transformers have their sizes there
+        for key in _CALLED[name]:
+            if (own := getattr(owner, key, None)) is not None:
+                return _side(key, own)
     layer = _first_convolution(module)
     if layer is not None and name == "patch_size" and layer.kernel_size == layer.stride:
-        return int(layer.kernel_size[0])
+        return _side(name, layer.kernel_size)
     return layer.in_channels if layer is not None and name == "in_channels" else SIZES[name]
+
+
+def _side(name: str, value: object) -> int:
+    """One number of a number or a pair of equal ones."""
+    sides: list[Any] = list(value) if isinstance(value, tuple | list) else [value]
+    if sides and all(type(side) is int and side > 0 and side == sides[0] for side in sides):
+        return int(sides[0])
+    raise UnsupportedError(f"the module's {name} is {value}, a positive number or two equal ones are needed")
 
 
 def _first_convolution(module: nn.Module) -> nn.Conv2d | None:
     return next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
 
 
-def _projection(module: nn.Module, patch: int) -> dict[str, Any]:
+def _projection(module: nn.Module, patch: int, channels: int) -> dict[str, Any]:
     layer = _first_convolution(module)
-    if layer is None or layer.kernel_size != (patch, patch) or layer.stride != (patch, patch):
+    if layer is None or layer.weight.shape[1:] != (channels, patch, patch) or layer.stride != (patch, patch):
         return {}
     tensors = {"projection.weight": layer.weight, "projection.bias": layer.bias}
     return {name: item.detach().cpu().numpy() for name, item in tensors.items() if item is not None}
+
+
+def _said(error: BaseException) -> str:
+    said = " ".join(str(error).split()) or type(error).__name__
+    return (f"it exits with {said}" if isinstance(error, SystemExit) else said)[:_LONGEST]
