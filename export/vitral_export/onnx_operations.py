@@ -53,6 +53,10 @@ def _demand_plain(model: onnx.ModelProto) -> None:
         given = [item.name for item in node.attribute]
         if len(set(given)) != len(given):
             raise ValueError(f"{node.name} has an attribute twice")
+        if any(item.type == onnx.AttributeProto.GRAPH for item in node.attribute):
+            raise ValueError(
+                f"{node.name} is a {node.op_type} with a graph inside, for which there is no rule"
+            )
         if not node.output or not node.output[0]:
             raise ValueError(f"{node.name} makes nothing")
 
