@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -42,3 +44,27 @@ def base_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     repo = tmp_path_factory.mktemp("base") / "models"
     assert main(["build", "patch-embedding", "--name", "patch-embedding", "--repo", str(repo)]) == 0
     return repo
+
+
+@pytest.fixture
+def refusal(small_repo: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Builds into a repository that is there, and gives the one line that is said of the failure."""
+    repo = tmp_path / "repo" / "models"
+    shutil.copytree(small_repo, repo)
+
+    def there() -> list[tuple[str, int]]:
+        paths = sorted(repo.parent.rglob("*"))
+        return [(str(path), path.stat().st_mtime_ns * path.is_file()) for path in paths]
+
+    def said(source: object, *options: str) -> str:
+        before = there()
+        capfd.readouterr()
+        assert main(["build", str(source), "--name", "refused", "--repo", str(repo), *options]) == 1
+        found = capfd.readouterr()
+        assert before == there()
+        assert found.out == ""
+        assert found.err.count("\n") == 1, found.err
+        assert found.err.startswith("vitral-export: ")
+        return found.err
+
+    return said

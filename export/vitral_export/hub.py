@@ -7,8 +7,9 @@ cache has to do. Weights are read from safetensors only: a pickle can run anythi
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from logging import ERROR
 from pathlib import Path
@@ -29,6 +30,7 @@ _WEIGHTS = "model.safetensors"
 _INDEX = "model.safetensors.index.json"
 _PROCESSOR = "processor_config.json"
 _WANTED = (CONFIG, PREPROCESSOR, _PROCESSOR, _WEIGHTS, _INDEX, "model-*.safetensors")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _EXACT = ("F32", "F16", "BF16")  # the halves widen to float32 without rounding
 _SAID = 300  # characters of a stranger's message
 
@@ -80,17 +82,35 @@ def find(name: str, revision: str | None) -> Checkpoint:
         return Checkpoint(name, folder, folder.resolve().name, "")
     if where.count("/") > 1 or where.startswith((".", "/", "~")):
         raise InvalidArgumentError(f"there is no folder {where}")
-    from huggingface_hub import snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     with told(name), quiet():
         try:
-            held = Path(snapshot_download(where, revision=revision, allow_patterns=list(_WANTED)))
+            held = _snapshot(where, revision)
         except LocalEntryNotFoundError:
             of = "" if revision is None else f" of revision {revision}"
             why = f"its files{of} are not in the local cache, and the hub cannot be reached"
             raise InvalidArgumentError(f"{name} is no folder, {why}") from None
     return Checkpoint(name, held, where, held.name)
+
+
+def _snapshot(where: str, revision: str | None) -> Path:
+    """The folder of a name in the local cache, after fetching what is missing in it."""
+    from huggingface_hub import model_info, snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    if revision is not None and _COMMIT.fullmatch(revision):
+        with suppress(LocalEntryNotFoundError):
+            held = Path(snapshot_download(where, revision=revision, local_files_only=True))
+            if any((held / file).is_file() for file in (_WEIGHTS, _INDEX)):
+                return held
+        try:  # of a commit the hub is asked no question, and then retried for half a minute
+            model_info(where, revision=revision)
+        except HfHubHTTPError:
+            raise
+        except Exception as error:  # whatever the way to the hub raises
+            raise LocalEntryNotFoundError(str(error)) from error
+    return Path(snapshot_download(where, revision=revision, allow_patterns=list(_WANTED)))
 
 
 def check_files(checkpoint: Checkpoint) -> None:
