@@ -56,11 +56,14 @@ class Budget:
         return errors.rel_l2 <= self.rel_l2 and errors.max_abs <= self.max_abs
 
 
-def budget(torch_float32: Errors) -> Budget:
-    """What torch's own float32 error, measured in the same form on the same rows, allows."""
+def budget(torch_float32: Errors, *, grant: float = 1) -> Budget:
+    """What torch's own float32 error, measured in the same form on the same rows, allows.
+
+    `grant` multiplies what is granted on top of it.
+    """
     return Budget(
-        rel_l2=3 * torch_float32.rel_l2 + REL_L2_FLOOR,
-        max_abs=3 * torch_float32.max_abs + MAX_ABS_FLOOR * torch_float32.rms,
+        rel_l2=3 * torch_float32.rel_l2 + grant * REL_L2_FLOOR,
+        max_abs=3 * torch_float32.max_abs + grant * MAX_ABS_FLOOR * torch_float32.rms,
     )
 
 
