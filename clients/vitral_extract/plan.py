@@ -1,0 +1,72 @@
+"""What is still to be done: the shards of a run, cut from the listing in order."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from vitral_extract.layout import Column
+from vitral_extract.settings import Settings
+from vitral_extract.shard import Committed
+
+SHARD_BYTES = 64 * 1024 * 1024
+"""Size of a shard where nothing else is said: two are in memory at a time."""
+
+_MOST_ROWS = 16_384
+
+
+@dataclass(frozen=True)
+class Part:
+    """Pictures of one shard that is still to be made.
+
+    Attributes:
+        number: of the shard.
+        numbers: of its pictures in the listing.
+        retry: whether they failed before.
+    """
+
+    number: int
+    numbers: Sequence[int]
+    retry: bool = False
+
+
+def shard_rows(columns: Sequence[Column], dtype: str) -> int:
+    """Pictures of a shard of about `SHARD_BYTES`."""
+    row = sum(column.bytes_a_row(dtype) for column in columns)
+    return max(1, min(_MOST_ROWS, SHARD_BYTES // row))
+
+
+def bytes_needed(columns: Sequence[Column], dtype: str, count: int) -> int:
+    """Bytes that this many pictures will take on disk: their arrays, and a hundred each besides."""
+    return count * (sum(column.bytes_a_row(dtype) for column in columns) + 100)
+
+
+def parts(settings: Settings, done: Mapping[int, Committed]) -> Iterator[Part]:
+    """The shards that are not finished, in order."""
+    for number, start in enumerate(range(0, settings.count, settings.shard_rows)):
+        if number not in done:
+            yield Part(number, range(start, min(start + settings.shard_rows, settings.count)))
+
+
+def retries(settings: Settings, done: Mapping[int, Committed]) -> Iterator[Part]:
+    """New shards of the pictures that failed."""
+    failed = sorted(failure_numbers(done))
+    first = max(done, default=-1) + 1
+    for place, start in enumerate(range(0, len(failed), settings.shard_rows)):
+        yield Part(first + place, failed[start : start + settings.shard_rows], retry=True)
+
+
+def failure_numbers(done: Mapping[int, Committed]) -> set[int]:
+    """Pictures that have no row in any finished shard; a later shard may have made good for an earlier."""
+    failed: set[int] = set()
+    for number in sorted(done):
+        one = done[number]
+        failed -= set(one.retried)
+        failed |= {failure.number for failure in one.failures}
+    return failed
+
+
+def complete(settings: Settings, done: Mapping[int, Committed]) -> bool:
+    """Whether every shard of the listing is finished."""
+    wanted = -(-settings.count // settings.shard_rows)
+    return all(number in done for number in range(wanted))
