@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import pyarrow as pa
 
 from vitral_extract.dataset import Dataset
-from vitral_extract.dataset import open as open_dataset
+from vitral_extract.reopened import Reopened
 
 if TYPE_CHECKING:
     import datasets
@@ -17,45 +16,31 @@ if TYPE_CHECKING:
 
 def torch_dataset(data: Dataset) -> torch.utils.data.Dataset[dict[str, Any]]:
     """Position to `{"id": ..., NAME: tensor, ...}`; each worker process opens the files itself."""
-    import torch
+    from vitral_extract.torch_rows import Rows
 
-    class Rows(torch.utils.data.Dataset[dict[str, Any]]):
-        def __init__(self) -> None:
-            self._folder = data.folder
-            self._length = len(data)
-            self._data: Dataset | None = None
-
-        def __len__(self) -> int:
-            return self._length
-
-        def __getitem__(self, position: int) -> dict[str, Any]:
-            if self._data is None:
-                self._data = open_dataset(self._folder)
-            arrays = self._data[position]
-            tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
-            return {"id": self._data.id(position), **tensors}
-
-    return Rows()
+    return Rows(Reopened(data.folder), len(data))
 
 
 def hugging_face_dataset(data: Dataset) -> datasets.Dataset:
-    """A `datasets.Dataset` in its own cache, made once by reading every row."""
+    """A `datasets.Dataset` of ids, whose rows get their arrays when they are read: nothing is copied.
+
+    `.map(dict)` writes the arrays into the library's own files.
+    """
     import datasets
 
-    def rows() -> Iterator[dict[str, Any]]:
-        for name, arrays in data:
-            yield {"id": name, **arrays}
-
-    told = {item["name"]: tuple(item["shape"]) for item in data.manifest["outputs"]}
-    features: dict[str, Any] = {"id": datasets.Value("string")}
-    features |= {name: _feature(shape, data.manifest["dtype"]) for name, shape in told.items()}
-    return datasets.Dataset.from_generator(rows, features=datasets.Features(features))
+    table = pa.table({"id": data.ids, "position": pa.array(range(len(data)), pa.int64())})
+    return datasets.Dataset(table).with_transform(_Arrays(Reopened(data.folder)))
 
 
-def _feature(shape: tuple[int, ...], dtype: str) -> Any:
-    import datasets
+class _Arrays:
+    """Columns of a batch to the same with arrays."""
 
-    many = {2: datasets.Array2D, 3: datasets.Array3D, 4: datasets.Array4D}
-    if len(shape) in many:
-        return many[len(shape)](shape, dtype)
-    return datasets.List(datasets.Value(dtype), length=shape[0])
+    def __init__(self, data: Reopened) -> None:
+        self._data = data
+
+    def __call__(self, batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        data = self._data()
+        if "position" not in batch:
+            return batch
+        rows = [data[position] for position in batch["position"]]
+        return {"id": batch["id"], **{name: [row[name] for row in rows] for name in data.names}}

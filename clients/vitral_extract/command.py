@@ -6,14 +6,15 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from vitral.errors import InvalidArgumentError
 from vitral_client.plugins import Command
 
 if TYPE_CHECKING:
     from vitral_extract.embedder import Embedder
-    from vitral_extract.run import Limit, Outlook, Wanted
+    from vitral_extract.outlook import Limit, Wanted
+    from vitral_extract.run import Done
 
 REPO = Path("models")
 """Where a model is looked for when none is named."""
@@ -35,7 +36,12 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--server", metavar="HOST:PORT", help="embed there, not here; several joined by commas"
     )
     model.add_argument("--device", default="auto", help="auto, cpu or cuda[:N], in process")
-    model.add_argument("--workers", type=_positive, metavar="N", help="threads; default: one for each core")
+    model.add_argument(
+        "--workers",
+        type=_positive,
+        metavar="N",
+        help="threads; default: one for each core, with --server 4 requests for each",
+    )
     model.add_argument(
         "--batch", type=_positive, default=8, metavar="N", help="pictures of one run (default: 8)"
     )
@@ -60,10 +66,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     shown = parser.add_argument_group("what is shown")
     shown.add_argument("--json", action="store_true", help="the summary as JSON")
-    shown.add_argument("--quiet", action="store_true", help="no progress")
+    shown.add_argument("--quiet", action="store_true", help="only errors")
     shown.add_argument("--dry-run", action="store_true", help="say what would be done")
     shown.add_argument(
-        "--sample", type=_positive, default=32, metavar="N", help="verify: pictures embedded again"
+        "--sample", type=_whole, default=32, metavar="N", help="verify: pictures embedded again"
     )
 
 
@@ -89,31 +95,25 @@ def _extract(args: argparse.Namespace, wanted: Wanted, embedder: Embedder) -> in
     from vitral import spec as specs
     from vitral_extract import progress
     from vitral_extract.run import extract
-    from vitral_extract.work import Work
 
     if specs.is_random(embedder.spec):
         note = embedder.spec.source.weights_note
         print(f"vitral: model {embedder.spec.name} has {note}: it was never trained", file=sys.stderr)
-    last: list[Work] = []
     try:
-        with progress.shown(sys.stderr, quiet=args.quiet) as watch:
-
-            def seen(work: Work, outlook: Outlook) -> None:
-                last[:] = [work]
-                watch(work, outlook)
-
-            manifest = extract(args.out, wanted, embedder, seen)
+        with progress.shown(sys.stderr, quiet=args.quiet) as watcher:
+            done = extract(args.out, wanted, embedder, watcher)
     except KeyboardInterrupt:
         print(f"vitral: interrupted; the same command goes on with {args.out}", file=sys.stderr)
         raise
-    _tell(args, manifest, last[0] if last else None)
+    _tell(args, done)
     return 0
 
 
-def _tell(args: argparse.Namespace, manifest: dict[str, Any], work: Any) -> None:
+def _tell(args: argparse.Namespace, finished: Done) -> None:
     from vitral_extract import progress
 
-    seconds = manifest["seconds"]
+    manifest, work = finished.manifest, finished.work
+    seconds = max(manifest["seconds"], 1e-3)
     done = work.tally.pictures if work is not None else 0
     if args.json:
         summary = {
@@ -127,6 +127,7 @@ def _tell(args: argparse.Namespace, manifest: dict[str, Any], work: Any) -> None
         if work is not None:
             summary |= {"stages": dict(work.stages.seconds()), "bottleneck": work.stages.bottleneck()}
         print(json.dumps(summary, indent=1))
+    if args.json or args.quiet:
         return
     speed = f", {done / seconds:.0f} images/s" if done else ""
     rows, failed, count = (manifest[key] for key in ("rows", "errors", "count"))
@@ -139,7 +140,7 @@ def _tell(args: argparse.Namespace, manifest: dict[str, Any], work: Any) -> None
 
 def _tell_outlook(args: argparse.Namespace, wanted: Wanted, embedder: Embedder) -> int:
     from vitral_extract import progress
-    from vitral_extract.run import look
+    from vitral_extract.outlook import look
 
     outlook = look(args.out, wanted, embedder)
     arrays = {column.name: list(column.shape) for column in outlook.columns}
@@ -167,9 +168,11 @@ def _verify(folder: Path, args: argparse.Namespace) -> int:
         elif not args.model:
             args.model = data.manifest["model"]
         embedder = _embedder(args)
-    problems = verify(folder, embedder, sample=args.sample)
-    if embedder is not None:
-        embedder.close()
+    try:
+        problems = verify(folder, embedder, sample=args.sample)
+    finally:
+        if embedder is not None:
+            embedder.close()
     for problem in problems:
         print(f"vitral: {folder}: {problem}", file=sys.stderr)
     sampled = min(args.sample, len(data)) if embedder is not None else 0
@@ -204,7 +207,7 @@ def _embedder(args: argparse.Namespace) -> Embedder:
     if args.server:
         from vitral_extract.remote import Remote
 
-        return Remote(args.server, model=args.model, timeout=60.0)
+        return Remote(args.server, model=args.model, timeout=60.0, workers=args.workers or 0)
     from vitral_engine.artifact import models
     from vitral_engine.runtime import cpu_count
     from vitral_extract.embedder import InProcess
@@ -221,8 +224,8 @@ def _embedder(args: argparse.Namespace) -> Embedder:
 
 
 def _wanted(args: argparse.Namespace) -> Wanted:
-    from vitral_extract.run import Limit, Wanted
-    from vitral_extract.sources import Columns
+    from vitral_extract.outlook import Limit, Wanted
+    from vitral_extract.parquet import Columns
 
     limit: Limit = args.max_errors or Limit()
     if args.on_error == "fail":
@@ -248,6 +251,12 @@ def _names(text: str) -> tuple[str, ...]:
     return names
 
 
+def _whole(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"{text} is no whole number")
+    return int(text)
+
+
 def _positive(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text} is no positive whole number")
@@ -255,7 +264,7 @@ def _positive(text: str) -> int:
 
 
 def _limit(text: str) -> Limit:
-    from vitral_extract.run import Limit
+    from vitral_extract.outlook import Limit
 
     share = text.endswith("%")
     try:

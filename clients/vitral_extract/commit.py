@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -31,6 +31,16 @@ def write(path: Path, data: bytes) -> None:
         temporary.write_bytes(data)
 
 
+def stream(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
+    """A large file, chunk by chunk without a copy, and its sha256."""
+    digest = hashlib.sha256()
+    with aside(path) as temporary, temporary.open("wb") as file:
+        for chunk in chunks:
+            file.write(chunk)
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def sync(path: Path) -> None:
     """Makes a file, or what a folder lists, outlive a power cut."""
     handle = os.open(path, os.O_RDONLY)
@@ -47,6 +57,6 @@ def sha256(path: Path) -> str:
 
 
 def sweep(folder: Path) -> None:
-    """Removes what a run that died has left unfinished."""
-    for path in folder.rglob(f"{ASIDE}*"):
+    """Removes what a run that died has left unfinished right in this folder."""
+    for path in folder.glob(f"{ASIDE}*"):
         path.unlink(missing_ok=True)

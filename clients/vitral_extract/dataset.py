@@ -17,9 +17,10 @@ from safetensors import safe_open
 
 from vitral.errors import ArtifactError
 from vitral.tensors import Array
-from vitral_extract.finish import ERRORS, INDEX, MANIFEST
+from vitral_extract import settings
+from vitral_extract.finish import ERRORS, INDEX, MANIFEST, manifest_of
 from vitral_extract.formats import METADATA
-from vitral_extract.shard import DATA
+from vitral_extract.shard import DATA, committed
 
 _OPEN = 16  # shards
 
@@ -47,12 +48,12 @@ class Dataset:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        try:
-            self.manifest: Mapping[str, Any] = json.loads((folder / MANIFEST).read_bytes())
-        except FileNotFoundError:
-            raise ArtifactError(f"{folder} holds no finished data set: there is no {MANIFEST}") from None
-        self.names = tuple(item["name"] for item in self.manifest["outputs"])
-        self._index = pq.read_table(folder / INDEX, memory_map=True)
+        manifest = manifest_of(folder)
+        if manifest is None:
+            raise ArtifactError(f"{folder} holds no finished data set: {_state(folder)}")
+        self.manifest: Mapping[str, Any] = manifest
+        self.names = tuple(item["name"] for item in manifest["outputs"])
+        self._index = _table(folder / INDEX)
         self._places: dict[str, int] | None = None
         self._open: OrderedDict[int, Row] = OrderedDict()
 
@@ -72,6 +73,10 @@ class Dataset:
         reader = self._reader(shard)
         return {name: reader(row, name) for name in self.names}
 
+    def __contains__(self, key: object) -> bool:
+        """Whether a picture of this id has a row."""
+        return isinstance(key, str) and key in self._by_id()
+
     def __iter__(self) -> Iterator[tuple[str, dict[str, Array]]]:
         """Every id with its arrays, in the order of the source."""
         for position in range(len(self)):
@@ -87,10 +92,15 @@ class Dataset:
         found: list[str] = self._index.column("id").to_pylist()
         return found
 
+    def column(self, name: str) -> np.ndarray[tuple[int], np.dtype[Any]]:
+        """A column of the index: `number` in the source, `shard`, `row` in it; in the order of the source."""
+        found: np.ndarray[tuple[int], np.dtype[Any]] = self._index.column(name).to_numpy()
+        return found
+
     @property
     def errors(self) -> list[dict[str, Any]]:
         """The pictures without a row: id, number, stage, reason, message."""
-        found: list[dict[str, Any]] = pq.read_table(self.folder / ERRORS).to_pylist()
+        found: list[dict[str, Any]] = _table(self.folder / ERRORS).to_pylist()
         return found
 
     def torch(self) -> Any:
@@ -100,20 +110,23 @@ class Dataset:
         return adapters.torch_dataset(self)
 
     def hugging_face(self) -> Any:
-        """The same as a `datasets.Dataset` with a column `id` and one for each array."""
+        """The same as a `datasets.Dataset`, whose rows have `id` and each array."""
         from vitral_extract import adapters
 
         return adapters.hugging_face_dataset(self)
 
     def _position(self, key: int | str) -> int:
         if isinstance(key, str):
-            if self._places is None:
-                self._places = {name: place for place, name in enumerate(self.ids)}
-            return self._places[key]
+            return self._by_id()[key]
         position = key + len(self) if key < 0 else key
         if not 0 <= position < len(self):
             raise IndexError(f"position {key} of {len(self)} pictures")
         return position
+
+    def _by_id(self) -> dict[str, int]:
+        if self._places is None:
+            self._places = {name: place for place, name in enumerate(self.ids)}
+        return self._places
 
     def _reader(self, shard: int) -> Row:
         if shard not in self._open:
@@ -122,6 +135,21 @@ class Dataset:
                 self._open.popitem(last=False)
         self._open.move_to_end(shard)
         return self._open[shard]
+
+
+def _table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path, memory_map=True)
+    except (OSError, pa.ArrowException) as error:
+        raise ArtifactError(f"{path} cannot be read: {error}") from None
+
+
+def _state(folder: Path) -> str:
+    if (begun := settings.read(folder)) is None:
+        return f"there is no {MANIFEST}"
+    shards = -(-begun.count // begun.shard_rows)
+    done = sum(number < shards for number in committed(folder))
+    return f"{done} of {shards} shards are done; the command that began it goes on"
 
 
 def _safetensors(folder: Path, stem: str) -> Row:

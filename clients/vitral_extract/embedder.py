@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from time import perf_counter
 from typing import Protocol
@@ -13,6 +14,8 @@ import vitral_engine
 from vitral.errors import ImageError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
+from vitral_engine.runtime import require
+from vitral_extract import cast
 from vitral_extract.item import Item
 from vitral_extract.layout import Column
 from vitral_extract.stages import Stages
@@ -26,12 +29,14 @@ class Embedder(Protocol):
         version: its version.
         provider: what it runs on.
         workers: threads that keep it busy.
+        libraries: name to version of what decodes and runs, as far as it is known.
     """
 
     spec: pb.ModelSpec
     version: str
     provider: str
     workers: int
+    libraries: Mapping[str, str]
 
     def embed(
         self, items: Sequence[Item], columns: Sequence[Column], rows: dict[str, Array], stages: Stages
@@ -39,13 +44,21 @@ class Embedder(Protocol):
         """Fills row i of every array with item i, cast to the array's type; the errors of those that fail."""
 
     def close(self) -> None:
-        """Lets go of model or connection."""
+        """Lets go of model or connection, and ends calls under way. A second time does nothing."""
 
 
 class InProcess:
     """The engine in this process: each worker reads, decodes, preprocesses and runs its own batches.
 
     One thread a run: so each core does a whole batch, and nothing is handed from one thread to another.
+
+    Args:
+        model: folder of a model or of one version.
+        device: "auto", "cpu" or "cuda[:N]".
+        workers: threads.
+
+    Raises:
+        VitralError: the model cannot be opened there.
     """
 
     def __init__(self, model: Path, *, device: str, workers: int) -> None:
@@ -54,6 +67,10 @@ class InProcess:
         self.version = self._model.version
         self.provider = self._model.placement.provider
         self.workers = workers
+        runtime, version = require().split()
+        self.libraries: Mapping[str, str] = {name: metadata.version(name) for name in ("numpy", "pillow")} | {
+            runtime: version
+        }
 
     def embed(
         self, items: Sequence[Item], columns: Sequence[Column], rows: dict[str, Array], stages: Stages
@@ -81,24 +98,11 @@ class InProcess:
                 session.run_bound(buffers, len(good))
                 stages.add("run", perf_counter() - start)
                 start = perf_counter()
-                _scatter(buffers.outputs, good, columns, rows)
+                for index, misfit in cast.fill(buffers.outputs, good, columns, rows).items():
+                    errors[index] = misfit
                 stages.add("cast", perf_counter() - start)
         return errors
 
     def close(self) -> None:
         """Lets the model go."""
         self._model.close()
-
-
-def _scatter(
-    outputs: dict[str, Array], good: Sequence[int], columns: Sequence[Column], rows: dict[str, Array]
-) -> None:
-    """Row i of the outputs to row good[i] of the arrays, in the arrays' own type."""
-    for column in columns:
-        part = column.of(outputs[column.output][: len(good)])
-        target = rows[column.name]
-        if good[-1] - good[0] + 1 == len(good):
-            np.copyto(target[good[0] : good[-1] + 1], part, casting="same_kind")
-        else:
-            for index, row in zip(good, part, strict=True):
-                np.copyto(target[index], row, casting="same_kind")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from vitral import __version__
 from vitral.errors import ArtifactError
 from vitral.v1 import model_pb2 as pb
 from vitral_extract import commit
+from vitral_extract.embedder import Embedder
 from vitral_extract.layout import Column
+from vitral_extract.listing import FILE as LISTING
 from vitral_extract.listing import Listing
 from vitral_extract.plan import failure_numbers
 from vitral_extract.settings import SCHEMA, Settings
@@ -26,7 +29,7 @@ from vitral_extract.shard import Committed, Failure
 INDEX, ERRORS, MANIFEST = "index.parquet", "errors.parquet", "manifest.json"
 """Files at the top of a finished data set."""
 
-_LIBRARIES = ("numpy", "pillow", "pyarrow", "safetensors")
+_LIBRARIES = ("pyarrow",)
 _INDEX = pa.schema([("id", pa.string()), ("number", pa.int64()), ("shard", pa.int32()), ("row", pa.int32())])
 _ERRORS = pa.schema(
     [
@@ -46,8 +49,7 @@ def finish(
     columns: Sequence[Column],
     done: Mapping[int, Committed],
     *,
-    spec: pb.ModelSpec,
-    provider: str,
+    embedder: Embedder,
     seconds: float,
 ) -> dict[str, Any]:
     """Writes index, errors and manifest, and returns the manifest.
@@ -55,25 +57,67 @@ def finish(
     Raises:
         ArtifactError: pictures were lost or counted twice.
     """
+    # Without a manifest a data set is not finished: no index of now stands beside a manifest of before.
+    (folder / MANIFEST).unlink(missing_ok=True)
+    commit.sync(folder)
     failures = failures_of(done)
     rows = write_index(folder, done)
     if rows + len(failures) != settings.count:
         message = f"{rows} rows and {len(failures)} errors of {settings.count} pictures"
         raise ArtifactError(f"{folder} does not add up: {message}")
-    with commit.aside(folder / ERRORS) as path:
-        pq.write_table(pa.Table.from_pylist([vars(item) for item in failures], _ERRORS), path)
-    manifest = _manifest(settings, columns, done, spec, provider, rows, len(failures), seconds)
+    write_errors(folder, done)
+    manifest = {
+        **_facts(settings, columns, embedder),
+        "provider": ", ".join(sorted({one.provider for one in done.values()})),
+        "libraries": {
+            **embedder.libraries,
+            **{name: metadata.version(name) for name in _LIBRARIES},
+            "vitral": __version__,
+        },
+        "rows": rows,
+        "errors": len(failures),
+        "files": {name: commit.sha256(folder / name) for name in (LISTING, INDEX, ERRORS)},
+        "shards": _shards(done),
+        "seconds": round(seconds, 3),
+        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
     commit.write(folder / MANIFEST, (json.dumps(manifest, indent=2, ensure_ascii=False) + "\n").encode())
     return manifest
 
 
+def write_errors(folder: Path, done: Mapping[int, Committed]) -> None:
+    """Writes errors.parquet: the pictures without a row, in the order of the listing."""
+    with commit.aside(folder / ERRORS) as path:
+        pq.write_table(pa.Table.from_pylist([vars(item) for item in failures_of(done)], _ERRORS), path)
+
+
 def manifest_of(folder: Path) -> dict[str, Any] | None:
-    """The manifest of a finished data set; None where there is none."""
+    """The manifest of a finished data set; None where there is none.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
     path = folder / MANIFEST
     if not path.is_file():
         return None
-    manifest: dict[str, Any] = json.loads(path.read_bytes())
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_bytes())
+        if manifest["schema"] > SCHEMA:
+            raise ArtifactError(f"{path} was written by a newer vitral: upgrade vitral")
+    except (ValueError, TypeError, KeyError) as error:
+        raise ArtifactError(f"{path} cannot be read: {error!r}") from None
     return manifest
+
+
+def current(folder: Path, done: Mapping[int, Committed]) -> dict[str, Any] | None:
+    """The manifest, where it is that of exactly these shards and this listing, else None.
+
+    A run may have died before it wrote its own, and a source may have been moved.
+    """
+    manifest = manifest_of(folder)
+    if manifest is None or manifest.get("shards") != _shards(done):
+        return None
+    return manifest if manifest["files"][LISTING] == commit.sha256(folder / LISTING) else None
 
 
 def failures_of(done: Mapping[int, Committed]) -> list[Failure]:
@@ -85,7 +129,7 @@ def failures_of(done: Mapping[int, Committed]) -> list[Failure]:
 
 def write_index(folder: Path, done: Mapping[int, Committed]) -> int:
     """Writes index.parquet in the order of the listing, and returns its rows."""
-    listing, rows = Listing(folder), 0
+    listing, rows = Listing(folder / LISTING), 0
     places = _places(done)
     try:
         with commit.aside(folder / INDEX) as path, pq.ParquetWriter(path, _INDEX) as writer:
@@ -134,18 +178,14 @@ def _table(batch: Sequence[tuple[str, int, int, int]]) -> pa.Table:
     )
 
 
-def _manifest(
-    settings: Settings,
-    columns: Sequence[Column],
-    done: Mapping[int, Committed],
-    spec: pb.ModelSpec,
-    provider: str,
-    rows: int,
-    errors: int,
-    seconds: float,
-) -> dict[str, Any]:
+def _shards(done: Mapping[int, Committed]) -> list[dict[str, Any]]:
+    return [{"number": key, "rows": one.rows, "files": dict(one.files)} for key, one in sorted(done.items())]
+
+
+def _facts(settings: Settings, columns: Sequence[Column], embedder: Embedder) -> dict[str, Any]:
+    """What the rows are, whatever their number."""
+    spec = embedder.spec
     grid = spec.architecture.grid
-    libraries = {name: metadata.version(name) for name in _LIBRARIES} | {"vitral": __version__}
     return {
         "schema": SCHEMA,
         **asdict(settings),
@@ -162,13 +202,4 @@ def _manifest(
             for item in spec.outputs
         },
         "weights": json_format.MessageToDict(spec.source, preserving_proto_field_name=True),
-        "provider": provider,
-        "libraries": libraries,
-        "rows": rows,
-        "errors": errors,
-        "shards": [
-            {"number": number, "rows": one.rows, "files": dict(one.files)}
-            for number, one in sorted(done.items())
-        ],
-        "seconds": round(seconds, 3),
     }

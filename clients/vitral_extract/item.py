@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-import threading
+import os
+import stat
 from dataclasses import dataclass
 from enum import IntEnum
-from functools import lru_cache
 
-import pyarrow.parquet as pq
+import pyarrow as pa
 
 from vitral.errors import ImageError
+from vitral_extract import rows
+
+UNKNOWN = -1
+"""Size of what could not be looked at; it fails when its turn comes."""
 
 
 class Kind(IntEnum):
@@ -27,15 +31,17 @@ class Item:
     Attributes:
         id: its name, the same at every listing of the same source.
         kind: a whole file, a slice of one (a member of a tar), or a row of a Parquet file.
-        path: the file.
+        path: the file, absolute.
+        size: bytes of the file or slice, of the whole Parquet file for a row; `UNKNOWN`.
         first: offset in bytes of a slice, row group of a row.
-        second: bytes of a slice or a whole file, row within its group.
+        second: row within its group.
         column: column of a row; `a.b` for a field of a struct.
     """
 
     id: str
     kind: Kind
     path: str
+    size: int
     first: int = 0
     second: int = 0
     column: str = ""
@@ -47,35 +53,38 @@ class Item:
             ImageError: cause `unreadable`.
         """
         try:
-            if self.kind is Kind.ROW:
-                return self._row()
-            with open(self.path, "rb") as file:
-                if self.kind is Kind.FILE:
-                    return file.read()
-                file.seek(self.first)
-                data = file.read(self.second)
-        except (OSError, ValueError) as error:
+            return self._row() if self.kind is Kind.ROW else self._bytes()
+        except (OSError, ValueError, pa.ArrowException) as error:
             said = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise ImageError(f"cannot read {self.path}: {said}", cause="unreadable") from None
-        if len(data) != self.second:
-            message = f"{self.path} ends {self.second - len(data)} bytes before {self.id} does"
-            raise ImageError(message, cause="unreadable")
+            raise self._unreadable(f"cannot read {self.path}: {said}") from None
+
+    def _bytes(self) -> bytes:
+        if self.kind is Kind.SLICE and self.size == UNKNOWN:
+            raise self._unreadable(f"{self.id} is a link inside {self.path}, it has no bytes of its own")
+        # Opening a pipe would wait for a writer that never comes.
+        if not stat.S_ISREG(os.stat(self.path).st_mode):
+            raise self._unreadable(f"{self.path} is no regular file")
+        with open(self.path, "rb") as file:
+            if self.kind is Kind.FILE:
+                return file.read()
+            file.seek(self.first)
+            data = file.read(self.size)
+        if len(data) != self.size:
+            raise self._unreadable(f"{self.path} ends {self.size - len(data)} bytes before {self.id} does")
         return data
 
     def _row(self) -> bytes:
-        value = _group(self.path, self.first, self.column, threading.get_ident())[self.second]
-        if not isinstance(value, bytes):
+        value = rows.value(self.path, self.first, self.column, self.second)
+        if value is None:
             said = f"row {self.second} of row group {self.first}"
-            raise ImageError(f"{self.path}, {said}: there is no picture", cause="unreadable")
+            raise self._unreadable(f"{self.path}, {said}: there is no picture")
         return value
 
+    @staticmethod
+    def _unreadable(message: str) -> ImageError:
+        return ImageError(printable(message), cause="unreadable")
 
-@lru_cache(maxsize=32)
-def _group(path: str, group: int, column: str, _thread: int) -> list[bytes | None]:
-    """One column of a row group; each thread keeps the one it is at, for rows are read in order."""
-    with pq.ParquetFile(path) as file:
-        table = file.read_row_group(group, columns=[column])
-    values = table.column(0).combine_chunks()
-    for field in column.split(".")[1:]:
-        values = values.field(field)
-    return list(values.to_pylist())
+
+def printable(name: str) -> str:
+    """A name as valid Unicode: bytes of a file name that are none are written as escapes."""
+    return name.encode("utf-8", "backslashreplace").decode()

@@ -67,6 +67,8 @@ def columns(spec: pb.ModelSpec, outputs: Sequence[str], views: Sequence[str]) ->
     for view in views:
         if view not in VIEWS:
             raise InvalidArgumentError(f"unknown view {view!r}; known are {', '.join(VIEWS)}")
+    if not spec.HasField("preprocessing"):
+        raise InvalidArgumentError(f"model {spec.name} has no preprocessing: it takes no pictures")
     found: list[Column] = []
     for name in outputs or spec.default_outputs:
         item = specs.output(spec, name)
@@ -77,6 +79,9 @@ def columns(spec: pb.ModelSpec, outputs: Sequence[str], views: Sequence[str]) ->
         found += [_column(spec, item, view, shape) for view in views]
     if len({column.name for column in found}) != len(found):
         raise InvalidArgumentError("an output or a view is named twice")
+    if dynamic := [column.name for column in found if 0 in column.shape]:
+        raise InvalidArgumentError(f"{', '.join(dynamic)} of model {spec.name} has no fixed shape")
+    specs.cheapest_graph(spec, [column.output for column in found], pixels=True)
     return tuple(found)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from vitral.errors import InvalidArgumentError
 from vitral_extract.layout import Column
 from vitral_extract.settings import Settings
 from vitral_extract.shard import Committed
@@ -12,7 +13,11 @@ from vitral_extract.shard import Committed
 SHARD_BYTES = 64 * 1024 * 1024
 """Size of a shard where nothing else is said: two are in memory at a time."""
 
+MOST_BYTES = 1024 * 1024 * 1024
+"""Largest shard."""
+
 _MOST_ROWS = 16_384
+_BLOCK = 4096  # the least that a file takes
 
 
 @dataclass(frozen=True)
@@ -36,9 +41,13 @@ def shard_rows(columns: Sequence[Column], dtype: str) -> int:
     return max(1, min(_MOST_ROWS, SHARD_BYTES // row))
 
 
-def bytes_needed(columns: Sequence[Column], dtype: str, count: int) -> int:
-    """Bytes that this many pictures will take on disk: their arrays, and a hundred each besides."""
-    return count * (sum(column.bytes_a_row(dtype) for column in columns) + 100)
+def bytes_needed(columns: Sequence[Column], dtype: str, count: int, rows: int) -> int:
+    """Bytes that this many pictures will take on disk in shards of so many rows.
+
+    Their arrays; a hundred a picture for listing and index; a block more for each file.
+    """
+    arrays = count * sum(column.bytes_a_row(dtype) for column in columns)
+    return arrays + count * 100 + -(-count // rows) * _BLOCK * (len(columns) + 1)
 
 
 def parts(settings: Settings, done: Mapping[int, Committed]) -> Iterator[Part]:
@@ -54,6 +63,19 @@ def retries(settings: Settings, done: Mapping[int, Committed]) -> Iterator[Part]
     first = max(done, default=-1) + 1
     for place, start in enumerate(range(0, len(failed), settings.shard_rows)):
         yield Part(first + place, failed[start : start + settings.shard_rows], retry=True)
+
+
+def demand_size(columns: Sequence[Column], dtype: str, rows: int) -> None:
+    """Refuses shards that memory might not hold twice.
+
+    Raises:
+        InvalidArgumentError: with the numbers.
+    """
+    size = rows * sum(column.bytes_a_row(dtype) for column in columns)
+    if size > MOST_BYTES and rows > 1:
+        raise InvalidArgumentError(
+            f"{rows} rows make a shard of {size} bytes, over {MOST_BYTES}: two are in memory at a time"
+        )
 
 
 def failure_numbers(done: Mapping[int, Committed]) -> set[int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from time import monotonic
 from typing import TextIO
@@ -12,41 +12,78 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from vitral_extract.run import Outlook
+from vitral_extract.outlook import Outlook
+from vitral_extract.run import Watcher
 from vitral_extract.work import Work
-
-Watch = Callable[[Work, Outlook], None]
-"""Called a few times a second with what is done and what was to be done."""
 
 _PLAIN_EVERY = 10.0  # seconds between two plain lines
 _NOW = 5.0  # seconds that count as now
 
 
 @contextmanager
-def shown(file: TextIO, *, quiet: bool) -> Iterator[Watch]:
-    """The watch of a run, fit for this stream."""
+def shown(file: TextIO, *, quiet: bool) -> Iterator[Watcher]:
+    """Who shows a run on this stream: a line that moves on a terminal, plain lines elsewhere."""
     if quiet:
-        yield lambda work, outlook: None
+        yield _Silent()
         return
     console = Console(file=file, highlight=False)
-    line = Line()
     if not console.is_terminal:
-        yield _Plain(console, line)
+        yield _Plain(console)
         return
     with Live(console=console, refresh_per_second=4, transient=True) as live:
-        yield lambda work, outlook: live.update(Text(line.text(work, outlook)))
+        yield _Moving(live)
+
+
+class _Silent:
+    def listed(self, count: int) -> None:
+        pass
+
+    def seen(self, work: Work, outlook: Outlook) -> None:
+        pass
+
+
+class _Moving:
+    def __init__(self, live: Live) -> None:
+        self._live = live
+        self._line = Line()
+
+    def listed(self, count: int) -> None:
+        self._live.update(Text(f"{count} images listed"))
+
+    def seen(self, work: Work, outlook: Outlook) -> None:
+        self._live.update(Text(self._line.text(work, outlook)))
+
+
+class _Plain:
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._line = Line()
+        self._next = monotonic() + _PLAIN_EVERY
+
+    def listed(self, count: int) -> None:
+        self._say(f"{count} images listed")
+
+    def seen(self, work: Work, outlook: Outlook) -> None:
+        # Each time, for the speed of now is taken from the counts of the last seconds.
+        self._say(self._line.text(work, outlook))
+
+    def _say(self, text: str) -> None:
+        if monotonic() >= self._next:
+            self._console.print(text, soft_wrap=True, markup=False)
+            self._next = monotonic() + _PLAIN_EVERY
 
 
 class Line:
     """The words of the line, from counts at several moments."""
 
     def __init__(self) -> None:
-        self._begun = monotonic()
-        self._seen: deque[tuple[float, int]] = deque([(self._begun, 0)])
+        self._seen: deque[tuple[float, int]] = deque()
+        self._begun = 0.0
 
     def text(self, work: Work, outlook: Outlook) -> str:
         """Pictures, speed now and on average, what is left, bytes, errors, and where the time goes."""
         now, done = monotonic(), work.tally.pictures
+        self._begun = self._begun or now  # not before: listing the source is not embedding
         self._seen.append((now, done))
         while len(self._seen) > 2 and self._seen[0][0] < now - _NOW:
             self._seen.popleft()
@@ -63,22 +100,6 @@ class Line:
             shares(work),
         ]
         return "  ".join(part for part in parts if part)
-
-
-class _Plain:
-    def __init__(self, console: Console, line: Line) -> None:
-        self._console = console
-        self._line = line
-        self._next = monotonic() + _PLAIN_EVERY
-
-    def __call__(self, work: Work, outlook: Outlook) -> None:
-        text = self._line.text(work, outlook)
-        if monotonic() >= self._next or (
-            work.tally.pictures == outlook.pictures and self._next < float("inf")
-        ):
-            self._console.print(text, soft_wrap=True)
-            done = work.tally.pictures == outlook.pictures
-            self._next = float("inf") if done else monotonic() + _PLAIN_EVERY
 
 
 def shares(work: Work) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,17 +54,18 @@ class Settings:
         commit.write(folder / FILE, text.encode())
 
     def demand(self, earlier: Settings, folder: Path) -> None:
-        """Refuses to go on with a run of other settings.
+        """Refuses to go on with a run of other settings; sources are compared elsewhere.
+
+        Names of model and version may differ: what counts of a model is its fingerprint.
 
         Raises:
-            InvalidArgumentError: naming the first field, and both values.
+            InvalidArgumentError: naming the first field that differs, and both values.
         """
-        for field in fields(self):
-            # Versions are folders' names; what counts of a model is its fingerprint.
-            mine, its = getattr(self, field.name), getattr(earlier, field.name)
-            if field.name != "version" and mine != its:
+        for name in ("fingerprint", "preprocessing", "outputs", "dtype", "format", "shard_rows"):
+            mine, its = getattr(self, name), getattr(earlier, name)
+            if mine != its:
                 raise InvalidArgumentError(
-                    f"{folder} holds a run whose {field.name} is {_said(its)}, this one's is {_said(mine)}: "
+                    f"{folder} holds a run whose {name} is {_said(its)}, this one's is {_said(mine)}: "
                     "name another --out"
                 )
 

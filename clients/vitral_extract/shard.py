@@ -11,13 +11,15 @@ from typing import Any
 from vitral.errors import ArtifactError, ImageError
 from vitral.tensors import Array
 from vitral_extract import commit
-from vitral_extract.item import Item
+from vitral_extract.item import Item, printable
 
 COMMITS = "commits"
 """Folder of one file for each finished shard: what is in it is there, what is not is not."""
 
 DATA = "data"
 """Folder of the arrays."""
+
+_STAGES = {"unreadable": "read", "not_finite": "run", "overflow": "cast"}
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Failure:
     Attributes:
         number: its place in the listing.
         id: its name.
-        stage: `read` or `decode`.
+        stage: `read`, `decode`, `run` or `cast`.
         reason: one word, as the server's errors have it.
         message: a sentence with the numbers.
     """
@@ -76,9 +78,9 @@ class Shard:
             Failure(
                 self.numbers[index],
                 self.items[index].id,
-                "read" if error.cause == "unreadable" else "decode",
-                error.cause or "unknown",
-                str(error),
+                _STAGES.get(error.cause, "decode"),
+                error.cause,
+                printable(str(error)),
             )
             for index, error in sorted(self.errors.items())
         ]
@@ -93,6 +95,7 @@ class Committed:
         first: number of its first picture in the listing; -1 for one of pictures that failed before.
         count: pictures it was made from.
         rows: rows it holds.
+        provider: what they were computed on.
         files: file in `data/` to its sha256.
         failures: pictures without a row.
         retried: numbers of the pictures that an earlier shard failed at.
@@ -102,6 +105,7 @@ class Committed:
     first: int
     count: int
     rows: int
+    provider: str
     files: Mapping[str, str]
     failures: tuple[Failure, ...]
     retried: tuple[int, ...] = ()
@@ -114,7 +118,7 @@ class Committed:
 
 
 def committed(folder: Path) -> dict[int, Committed]:
-    """Every finished shard of a run, by number.
+    """Every finished shard of a run, by number; none where there is no run.
 
     Raises:
         ArtifactError: one of them cannot be read.
@@ -129,3 +133,13 @@ def committed(folder: Path) -> dict[int, Committed]:
             raise ArtifactError(f"{path} cannot be read: {error}") from None
         found[one.number] = one
     return found
+
+
+def sweep(folder: Path, done: Mapping[int, Committed]) -> None:
+    """Removes what a run that died has left: unfinished files, and data that no commit names."""
+    known = {name for one in done.values() for name in one.files}
+    for part in (folder, folder / COMMITS, folder / DATA):
+        commit.sweep(part)
+    for path in (folder / DATA).iterdir():
+        if path.name not in known:
+            path.unlink()

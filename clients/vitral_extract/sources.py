@@ -3,36 +3,27 @@
 from __future__ import annotations
 
 import glob
+import os
+import re
+import stat
 import sys
-import tarfile
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from vitral.errors import InvalidArgumentError
-from vitral_extract.item import Item, Kind
+from vitral_extract import parquet, tar
+from vitral_extract.item import UNKNOWN, Item, Kind, printable
+from vitral_extract.parquet import Columns
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """Endings of the pictures that are taken from folders and tar shards."""
 
-_IDS = ("id", "key", "__key__")
-_PATHS = ("path", "image_path", "file", "file_name", "filename")
+STDIN = "-"
+"""The source that is a list on standard input."""
 
-
-@dataclass(frozen=True)
-class Columns:
-    """Columns of Parquet sources; None: found by their names and types.
-
-    Attributes:
-        image: bytes of a picture, or the path of one, relative to the Parquet file.
-        id: names of the pictures; without it `FILE#ROW`.
-    """
-
-    image: str | None = None
-    id: str | None = None
+_LISTS = (".txt", ".lst", ".list")
+_COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 def items(sources: Sequence[str], columns: Columns | None = None) -> Iterator[Item]:
@@ -42,125 +33,109 @@ def items(sources: Sequence[str], columns: Columns | None = None) -> Iterator[It
     id column, or `FILE#ROW`, for Parquet files.
 
     Raises:
-        InvalidArgumentError: a source is nothing of these kinds.
+        InvalidArgumentError: a source is nothing of these kinds, or a folder cannot be read.
     """
+    if sources.count(STDIN) > 1:
+        raise InvalidArgumentError("standard input can be one source only")
     for source in sources:
         yield from _of(source, columns or Columns())
 
 
 def _of(source: str, columns: Columns) -> Iterator[Item]:
-    path = Path(source)
-    if source == "-":
-        yield from _listed(sys.stdin, columns)
-    elif path.is_dir():
-        yield from _folder(path)
-    elif path.is_file():
-        yield from _file(path, source, columns)
+    if source == STDIN:
+        yield from _listed(sys.stdin.buffer)
+    elif os.path.lexists(source):
+        yield from _file(source, columns)
+    elif found := _RANGE.search(source):
+        # WebDataset's shard-{000..999}.tar
+        first, last = found.groups()
+        for number in range(int(first), int(last) + 1):
+            name = f"{source[: found.start()]}{number:0{len(first)}}{source[found.end() :]}"
+            yield from _of(name, columns)
     elif glob.has_magic(source):
-        found = sorted(glob.glob(source, recursive=True))
-        if not found:
+        names = sorted(glob.glob(source, recursive=True))
+        if not names:
             raise InvalidArgumentError(f"nothing matches {source}")
-        for name in found:
-            if Path(name).is_file():
-                yield from _file(Path(name), name, columns)
+        for name in names:
+            # `**` names what is in a folder besides the folder.
+            if "**" not in source or not os.path.isdir(name):
+                yield from _file(name, columns)
     else:
         raise InvalidArgumentError(f"there is no file or folder {source}")
 
 
-def _file(path: Path, name: str, columns: Columns) -> Iterator[Item]:
-    ending = path.suffix.lower()
-    if ending == ".tar":
-        yield from _tar(path)
-    elif name.lower().endswith((".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")):
+def _file(name: str, columns: Columns) -> Iterator[Item]:
+    path, lower = Path(name).absolute(), name.lower()
+    if path.is_dir():
+        yield from _folder(path)
+    elif lower.endswith(".tar"):
+        yield from tar.items(path, SUFFIXES)
+    elif lower.endswith(_COMPRESSED):
         raise InvalidArgumentError(
             f"{name} is compressed: its members cannot be reached one by one; unpack it"
         )
-    elif ending == ".parquet":
-        yield from _parquet(path, columns)
-    elif ending in (".txt", ".lst", ".list"):
-        with path.open(encoding="utf-8") as lines:
-            yield from _listed(lines, columns)
+    elif lower.endswith(".parquet"):
+        yield from parquet.items(path, columns)
+    elif lower.endswith(_LISTS):
+        with path.open("rb") as lines:
+            yield from _listed(lines)
     else:
-        yield Item(Path(name).as_posix(), Kind.FILE, str(path), second=path.stat().st_size)
+        yield _named(name)
 
 
-def _listed(lines: Iterable[str], columns: Columns) -> Iterator[Item]:
-    """One path a line; empty lines are passed over. A file that is missing fails when its turn comes."""
+def _listed(lines: Iterable[bytes]) -> Iterator[Item]:
+    """One path a line, relative to the working folder; empty lines are passed over."""
     for line in lines:
-        name = line.strip()
-        if name:
-            path = Path(name)
-            size = path.stat().st_size if path.is_file() else -1
-            yield Item(path.as_posix(), Kind.FILE, name, second=size)
+        name = os.fsdecode(line.rstrip(b"\r\n").removeprefix(b"\xef\xbb\xbf"))
+        if name.strip():
+            yield _named(name)
+
+
+def _named(name: str) -> Item:
+    path = Path(name)
+    return Item(printable(path.as_posix()), Kind.FILE, str(path.absolute()), _size(name))
+
+
+def _size(path: str) -> int:
+    """What cannot be looked at, or is no regular file, fails when its turn comes."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):
+        return UNKNOWN
+    return found.st_size if stat.S_ISREG(found.st_mode) else UNKNOWN
 
 
 def _folder(root: Path) -> Iterator[Item]:
-    for path in _walk(root):
-        name = path.relative_to(root).as_posix()
-        yield Item(name, Kind.FILE, str(path), second=path.stat().st_size)
+    """Pictures below a folder in sorted order, one folder's names in memory at a time.
+
+    Links to folders are followed, but not into a folder that is above them: what is there is listed already.
+    """
+    above = [_identity(root)]
+    names = [iter(_names(root))]
+    folders = [""]
+    while names:
+        name = next(names[-1], None)
+        if name is None:
+            names.pop(), folders.pop(), above.pop()
+            continue
+        below = f"{folders[-1]}{name}"
+        path = root / below
+        if path.is_dir():
+            if (identity := _identity(path)) not in above:
+                above.append(identity)
+                names.append(iter(_names(path)))
+                folders.append(f"{below}/")
+        elif name.lower().endswith(SUFFIXES):
+            yield Item(printable(below), Kind.FILE, str(path), _size(str(path)))
 
 
-def _walk(folder: Path) -> Iterator[Path]:
-    """Pictures below a folder in sorted order, one folder at a time; links to folders are not followed."""
-    for path in sorted(folder.iterdir()):
-        if path.is_dir() and not path.is_symlink():
-            yield from _walk(path)
-        elif path.suffix.lower() in SUFFIXES and path.is_file():
-            yield path
-
-
-def _tar(path: Path) -> Iterator[Item]:
+def _names(folder: Path) -> list[str]:
     try:
-        with tarfile.open(path, "r:") as shard:
-            for member in shard:
-                if member.isfile() and member.name.lower().endswith(SUFFIXES):
-                    yield Item(
-                        f"{path.name}/{member.name}", Kind.SLICE, str(path), member.offset_data, member.size
-                    )
-                shard.members = []  # type: ignore[attr-defined]  # or it keeps every header
-    except tarfile.TarError as error:
-        raise InvalidArgumentError(f"{path} cannot be read as a tar shard: {error}") from None
+        return sorted(os.listdir(folder))
+    except OSError as error:
+        raise InvalidArgumentError(f"cannot list folder {folder}: {error.strerror}") from None
 
 
-def _parquet(path: Path, columns: Columns) -> Iterator[Item]:
-    try:
-        with pq.ParquetFile(path) as file:
-            image, by_path = _image_column(file.schema_arrow, columns, path)
-            name = _id_column(file.schema_arrow, columns, path)
-            row = 0
-            for group in range(file.num_row_groups):
-                wanted = [column for column in (name, image if by_path else None) if column is not None]
-                table = file.read_row_group(group, columns=wanted)
-                ids = table.column(name).to_pylist() if name else None
-                paths = table.column(image).to_pylist() if by_path else None
-                for index in range(file.metadata.row_group(group).num_rows):
-                    key = f"{path.name}#{row}" if ids is None else str(ids[index])
-                    if paths is None:
-                        yield Item(key, Kind.ROW, str(path), group, index, image)
-                    else:
-                        yield Item(key, Kind.FILE, str(path.parent / str(paths[index])), second=-1)
-                    row += 1
-    except pa.ArrowException as error:
-        raise InvalidArgumentError(f"{path} cannot be read as Parquet: {error}") from None
-
-
-def _image_column(schema: pa.Schema, columns: Columns, path: Path) -> tuple[str, bool]:
-    """The column of pictures, and whether it holds paths."""
-    names = [columns.image] if columns.image else list(schema.names)
-    for name in names:
-        if name not in schema.names:
-            raise InvalidArgumentError(f"{path} has no column {name}; it has {', '.join(schema.names)}")
-        kind = schema.field(name).type
-        if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-            return name, False
-        if pa.types.is_struct(kind) and kind.get_field_index("bytes") >= 0:
-            return f"{name}.bytes", False  # as Hugging Face's datasets write images
-        if pa.types.is_string(kind) and (columns.image or name in _PATHS):
-            return name, True
-    raise InvalidArgumentError(f"{path} has no column of bytes or paths; it has {', '.join(schema.names)}")
-
-
-def _id_column(schema: pa.Schema, columns: Columns, path: Path) -> str | None:
-    if columns.id and columns.id not in schema.names:
-        raise InvalidArgumentError(f"{path} has no column {columns.id}; it has {', '.join(schema.names)}")
-    return columns.id or next((name for name in _IDS if name in schema.names), None)
+def _identity(path: Path) -> tuple[int, int]:
+    found = path.stat()
+    return found.st_dev, found.st_ino

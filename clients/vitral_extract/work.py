@@ -56,7 +56,8 @@ class Work:
         batch: pictures a worker takes at a time.
         parts: what is to be done.
         listing: what the parts' numbers mean.
-        check: called with each error of a picture, from a worker; what it raises ends the run.
+        check: called with id and error of each picture that fails, from a worker; what it raises ends the
+            run.
     """
 
     def __init__(
@@ -69,7 +70,7 @@ class Work:
         batch: int,
         parts: Iterator[Part],
         listing: Listing,
-        check: Callable[[ImageError], None],
+        check: Callable[[str, ImageError], None],
     ) -> None:
         self._folder = folder
         self._settings = settings
@@ -85,7 +86,7 @@ class Work:
         self._finish = threading.Lock()
         self._free: queue.Queue[dict[str, Array]] = queue.Queue()
         for _ in range(_BUFFERS):
-            self._free.put(layout.empty(settings.shard_rows, columns, settings.dtype))
+            self._free.put(layout.empty(min(settings.shard_rows, settings.count), columns, settings.dtype))
         self._full: queue.Queue[Shard | None] = queue.Queue()
         self._parts: dict[int, Part] = {}
         self._stop = threading.Event()
@@ -111,10 +112,9 @@ class Work:
             _join(writer, watch, every)
         except BaseException as error:  # Ctrl-C, as a rule: what is open is given up, what is done stays
             self._end(error)
+            self._embedder.close()  # or calls under way would be waited for
             raise
         finally:
-            self._stop.set() if self._failure else None
-            self._full.put(None)
             for thread in (*workers, writer):
                 thread.join()
         if self._failure is not None:
@@ -150,8 +150,8 @@ class Work:
         errors = self._embedder.embed(items, self._columns, rows, self.stages)
         bad = {place: error for place, error in enumerate(errors, batch.start) if error is not None}
         self.tally.add(pictures=len(items), errors=len(bad))
-        for error in bad.values():
-            self._check(error)
+        for place, error in bad.items():
+            self._check(shard.items[place].id, error)
         with self._finish:
             shard.errors |= bad
             shard.left -= 1
@@ -196,6 +196,7 @@ class Work:
                 first=-1 if part.retry else part.numbers[0],
                 count=len(shard.items),
                 rows=len(ids),
+                provider=self._embedder.provider,
                 files=files,
                 failures=tuple(shard.failures()),
                 retried=tuple(part.numbers) if part.retry else (),
