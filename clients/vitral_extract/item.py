@@ -24,7 +24,7 @@ class Kind(IntEnum):
     ROW = 2
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Item:
     """A picture that is still to be read.
 
