@@ -74,15 +74,19 @@ def run(out: Path, model: Path, wanted: Wanted, *, workers: int = 2) -> Done:
 
 def start(path: Path, *arguments: str | Path, **streams: int) -> subprocess.Popen[str]:
     """`vitral extract` in a process of its own; `path` is a folder of `entry`."""
-    found = os.pathsep.join([str(path), *(part for part in sys.path if part)])
     return subprocess.Popen(
         [sys.executable, "-m", "vitral_client", "extract", *map(str, arguments)],
-        env={**os.environ, "PYTHONPATH": found},
+        env=environ(path),
         text=True,
         stdin=streams.get("stdin", subprocess.DEVNULL),
         stdout=streams.get("stdout", subprocess.DEVNULL),
         stderr=streams.get("stderr", subprocess.PIPE),
     )
+
+
+def environ(path: Path) -> dict[str, str]:
+    """The environment of a process that finds this code, and the command in a folder of `entry`."""
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([str(path), *(part for part in sys.path if part)])}
 
 
 def finished(process: subprocess.Popen[str], within: float = 120.0) -> tuple[int, str, str]:

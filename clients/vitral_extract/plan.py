@@ -27,12 +27,12 @@ class Part:
     Attributes:
         number: of the shard.
         numbers: of its pictures in the listing.
-        retry: whether they failed before.
+        round: 0, or which time it is that failed pictures are tried again.
     """
 
     number: int
     numbers: Sequence[int]
-    retry: bool = False
+    round: int = 0
 
 
 def shard_rows(columns: Sequence[Column], dtype: str) -> int:
@@ -58,11 +58,19 @@ def parts(settings: Settings, done: Mapping[int, Committed]) -> Iterator[Part]:
 
 
 def retries(settings: Settings, done: Mapping[int, Committed]) -> Iterator[Part]:
-    """New shards of the pictures that failed."""
-    failed = sorted(failure_numbers(done))
-    first = max(done, default=-1) + 1
+    """New shards of the pictures that failed; what is left of the last round of them, where it broke off."""
+    last = max((one.round for one in done.values()), default=0)
+    left = [part for part in _round(settings, done, last) if part.number not in done] if last else []
+    yield from left or _round(settings, done, last + 1)
+
+
+def _round(settings: Settings, done: Mapping[int, Committed], number: int) -> Iterator[Part]:
+    """All shards of a round: they follow from the rounds before, so that none needs to be written down."""
+    before = {key: one for key, one in done.items() if one.round < number}
+    failed = sorted(failure_numbers(before))
+    first = max(before, default=-1) + 1
     for place, start in enumerate(range(0, len(failed), settings.shard_rows)):
-        yield Part(first + place, failed[start : start + settings.shard_rows], retry=True)
+        yield Part(first + place, failed[start : start + settings.shard_rows], number)
 
 
 def demand_size(columns: Sequence[Column], dtype: str, rows: int) -> None:

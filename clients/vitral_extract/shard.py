@@ -99,6 +99,7 @@ class Committed:
         files: file in `data/` to its sha256.
         failures: pictures without a row.
         retried: numbers of the pictures that an earlier shard failed at.
+        round: 0, or which time it is that failed pictures were tried again.
     """
 
     number: int
@@ -109,6 +110,7 @@ class Committed:
     files: Mapping[str, str]
     failures: tuple[Failure, ...]
     retried: tuple[int, ...] = ()
+    round: int = 0
 
     def write(self, folder: Path) -> None:
         """The last step of a shard: from here on it is done."""

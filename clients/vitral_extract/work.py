@@ -193,13 +193,14 @@ class Work:
             files = WRITERS[self._settings.format](self._folder / DATA, f"{shard.number:06}", ids, rows)
             Committed(
                 number=shard.number,
-                first=-1 if part.retry else part.numbers[0],
+                first=-1 if part.round else part.numbers[0],
                 count=len(shard.items),
                 rows=len(ids),
                 provider=self._embedder.provider,
                 files=files,
                 failures=tuple(shard.failures()),
-                retried=tuple(part.numbers) if part.retry else (),
+                retried=tuple(part.numbers) if part.round else (),
+                round=part.round,
             ).write(self._folder)
             written = sum((self._folder / DATA / name).stat().st_size for name in files)
             self.tally.add(bytes=written, shards=1)
