@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -139,8 +140,8 @@ def _room(folder: Path) -> Iterator[None]:
             raise
         done = len(shard.committed(folder))
         raise VitralError(
-            f"no space is left for {folder} ({error.strerror}): {done} shards are finished and stay; "
-            "make room, and the same command goes on"
+            f"no space is left for {folder} ({os.strerror(error.errno)}): {done} shards are finished "
+            "and stay; make room, and the same command goes on"
         ) from None
 
 

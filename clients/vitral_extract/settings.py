@@ -63,6 +63,8 @@ class Settings:
         """
         for name in ("fingerprint", "preprocessing", "outputs", "dtype", "format", "shard_rows"):
             mine, its = getattr(self, name), getattr(earlier, name)
+            if isinstance(mine, dict) and isinstance(its, dict):
+                mine, its = _differing(mine, its), _differing(its, mine)
             if mine != its:
                 raise InvalidArgumentError(
                     f"{folder} holds a run whose {name} is {_said(its)}, this one's is {_said(mine)}: "
@@ -95,6 +97,13 @@ def preprocessing_of(spec: pb.ModelSpec) -> dict[str, Any]:
     return told
 
 
+def _differing(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """What of one is not the same in the other; what only the other has stands as None."""
+    return {key: one.get(key) for key in {**one, **other} if one.get(key) != other.get(key)}
+
+
 def _said(value: object) -> str:
+    if isinstance(value, dict):
+        value = tuple(f"{key} {of}" for key, of in value.items())
     text = ", ".join(value) if isinstance(value, tuple) else str(value)
     return text if len(text) < 80 else f"{text[:77]}..."
