@@ -32,7 +32,7 @@ define need_python
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo export serve test lint proto proto-check golden-torchvision bench clean
+.PHONY: help setup demo export serve test test-kill lint proto proto-check golden-torchvision bench clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is"
@@ -49,7 +49,7 @@ $(READY): pyproject.toml constraints.txt
 	@if ls $(VENV)/.ready-* >/dev/null 2>&1 && ! test -e $@; then rm -rf $(VENV); fi
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --constraint constraints.txt \
-		--editable '.[export,server,cli,view,$(RUNTIME),dev]'
+		--editable '.[export,server,cli,extract,view,$(RUNTIME),dev]'
 	@touch $@
 
 demo: $(READY) ## Export the ViT-B/16 patch embedding, serve it, embed photographs, compare with PyTorch
@@ -69,6 +69,9 @@ serve: $(READY) ## Serve models/ on port 50051 (ARGS="--port 50052"); exports fi
 
 test: lint proto-check ## Run lint, the stale-proto check and all tests (ARGS="-k name" for some)
 	@$(BIN)/python -m pytest $(ARGS)
+
+test-kill: $(READY) ## Kill `vitral extract` at a hundred random moments and at each step, and resume it
+	@VITRAL_KILLS=100 $(BIN)/python -m pytest tests/test_extract_kill.py $(ARGS)
 
 lint: $(READY) ## Check style, types, the import rule and the protos
 	@$(BIN)/ruff check .

@@ -1,0 +1,124 @@
+"""Pictures to rows of arrays: through one or several servers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+
+import numpy as np
+
+from vitral.errors import DeadlineError, ImageError, QueueFullError, UnavailableError
+from vitral.results import Embedding
+from vitral.tensors import Array
+from vitral_client import Client
+from vitral_extract import cast
+from vitral_extract.item import Item
+from vitral_extract.layout import Column
+from vitral_extract.stages import Stages
+
+_IN_FLIGHT = 4  # requests for each server
+_PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0)
+"""Seconds between tries at a server that is full or away: a restart must not end a run of hours."""
+
+
+class Remote:
+    """`vitral-server`s behind the client, which spreads the calls over them.
+
+    Args:
+        server: `host:port`, several joined by commas.
+        model: `NAME` or `NAME/VERSION`; None: the only one served.
+        timeout: seconds a request has.
+        workers: requests in flight; 0: four for each server.
+
+    Raises:
+        VitralError: no server answers, or it has no such model.
+    """
+
+    def __init__(self, server: str, *, model: str | None, timeout: float, workers: int = 0) -> None:
+        self._client = Client(server, timeout=timeout)
+        self._closed = threading.Event()
+        try:
+            served = self._client.model(model)
+        except BaseException:
+            self._client.close()
+            raise
+        self._name = model or served.spec.name
+        self.spec = served.spec
+        self.version = served.version
+        self.provider = served.provider
+        self.workers = workers or _IN_FLIGHT * (server.count(",") + 1)
+        self.libraries: Mapping[str, str] = {}
+
+    def embed(
+        self, items: Sequence[Item], columns: Sequence[Column], rows: dict[str, Array], stages: Stages
+    ) -> list[ImageError | None]:
+        """See `Embedder.embed`.
+
+        Raises:
+            VitralError: the servers did not answer for about a minute, or have another model by now.
+        """
+        errors: list[ImageError | None] = [None] * len(items)
+        sent: dict[int, bytes] = {}
+        start = perf_counter()
+        for index, item in enumerate(items):
+            try:
+                sent[index] = item.read()
+            except ImageError as error:
+                errors[index] = error
+        stages.add("read", perf_counter() - start)
+        if not sent:
+            return errors
+        start = perf_counter()
+        # Means are taken here, in float32, as in process.
+        wide = any(column.view == "mean" or rows[column.name].dtype == np.float32 for column in columns)
+        found = self._ask(list(sent.values()), columns, "float32" if wide else "float16")
+        stages.add("call", perf_counter() - start)
+        start = perf_counter()
+        for (index, data), result in zip(sent.items(), found, strict=True):
+            errors[index] = self._place(index, data, result, columns, rows, wide=wide)
+        stages.add("cast", perf_counter() - start)
+        return errors
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._closed.set()
+        self._client.close()
+
+    def _place(
+        self,
+        index: int,
+        data: bytes,
+        result: Embedding | ImageError,
+        columns: Sequence[Column],
+        rows: dict[str, Array],
+        *,
+        wide: bool,
+    ) -> ImageError | None:
+        if isinstance(result, ImageError):
+            return result
+        outputs = {name: array[None] for name, array in result.outputs.items()}  # ... -> 1 ...
+        errors = cast.fill(outputs, [index], columns, rows)
+        if errors and not wide:
+            # Whether the model gave Inf or float16 could not hold the value: float32 tells.
+            (again,) = self._ask([data], columns, "float32")
+            return self._place(index, data, again, columns, rows, wide=True)
+        return errors.get(index)
+
+    def _ask(
+        self, images: list[bytes], columns: Sequence[Column], dtype: str
+    ) -> list[Embedding | ImageError]:
+        for pause in (*_PAUSES, None):
+            try:
+                return self._client.embed(
+                    images,
+                    model=self._name,
+                    outputs=list(dict.fromkeys(column.output for column in columns)),
+                    dtype=dtype,
+                    errors="return",
+                    expect_fingerprint=self.spec.fingerprint,
+                )
+            except (QueueFullError, UnavailableError, DeadlineError):
+                if pause is None or self._closed.wait(pause):
+                    raise
+        raise AssertionError("the last try returns or raises")
