@@ -32,7 +32,7 @@ define need_python
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo export serve test test-kill lint proto proto-check golden-torchvision bench clean
+.PHONY: help setup demo export serve test test-kill lint proto proto-check golden-torchvision bench bench-extract clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is"
@@ -111,6 +111,9 @@ $(TORCHVISION_READY): constraints-torchvision.txt
 
 bench: $(READY) ## Measure PyTorch eager, the engine in process and served, in one run
 	@$(BIN)/python -m benchmarks.thread $(ARGS)
+
+bench-extract: $(READY) ## Measure `vitral extract` against the sum of its parts and a PyTorch loop
+	@$(BIN)/python -m benchmarks.extract $(ARGS)
 
 clean: ## Remove environments, builds and caches (models/ stays)
 	rm -rf $(VENV) $(PROTO_VENV) $(TORCHVISION_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

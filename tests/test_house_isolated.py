@@ -65,11 +65,12 @@ class Venv:
 
 @dataclass(frozen=True)
 class Rooms:
-    """The two environments, and what the server's said before it had a runtime."""
+    """The two environments, and what the server's said before it had a runtime, and its doctor."""
 
     server: Venv
     client: Venv
     without_runtime: subprocess.CompletedProcess[str]
+    doctor_without_runtime: subprocess.CompletedProcess[str]
 
 
 def environment() -> dict[str, str]:
@@ -97,8 +98,9 @@ def rooms(small_repo: Path) -> Iterator[Rooms]:
         client.install(str(wheel))
         server.install(f"vitral[server] @ {wheel.as_uri()}")
         without = server.run("vitral-server", "--repo", str(small_repo), "--port", "0")
+        doctor = server.run("vitral", "doctor", "--repo", str(small_repo))
         server.install(f"vitral[server,cpu] @ {wheel.as_uri()}")
-        yield Rooms(server, client, without)
+        yield Rooms(server, client, without, doctor)
 
 
 @contextmanager
@@ -169,3 +171,34 @@ def test_a_role_without_a_runtime_says_so_in_one_line(rooms: Rooms) -> None:
     assert len(said.strip().splitlines()) == 1, said
     assert "vitral[cpu]" in said
     assert "vitral[gpu]" in said
+
+
+def test_the_doctor_of_a_server_without_a_runtime_names_the_cure(rooms: Rooms) -> None:
+    done = rooms.doctor_without_runtime
+    faults = [line for line in done.stdout.splitlines() if line.startswith("FAULT")]
+
+    assert done.returncode == 1, done.stderr
+    assert faults == [
+        "FAULT   no onnxruntime is installed: add exactly one of vitral[gpu], vitral[cuda], vitral[cpu]"
+    ]
+
+
+def test_the_doctor_needs_no_more_than_the_server_does(rooms: Rooms, small_repo: Path) -> None:
+    done = rooms.server.run("vitral", "doctor", "--repo", str(small_repo), "--json")
+    document = json.loads(done.stdout)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert document["runtime"]["wheel"].startswith("onnxruntime ")
+    assert document["versions"]["missing"]["server"] == []
+    assert "pyarrow" in document["versions"]["missing"]["extract"]
+    assert document["models"][0]["version"] == "1"
+
+
+def test_the_doctor_of_a_client_says_what_a_server_would_need(rooms: Rooms, small_repo: Path) -> None:
+    done = rooms.client.run("vitral", "doctor", "--repo", str(small_repo))
+
+    assert done.returncode == 1, done.stderr
+    assert "FAULT   no onnxruntime is installed" in done.stdout
+    assert "FAULT   vitral-server would not start without " in done.stdout
+    assert "pip install 'vitral[server]'" in done.stdout
+    assert done.stderr == ""

@@ -15,7 +15,7 @@ ROOMS = {
     "protos": ("vitral",),
     "server": ("vitral_engine", "vitral_server"),
     "export": ("vitral_export",),
-    "clients": ("vitral_client", "vitral_extract", "vitral_view"),
+    "clients": ("vitral_client", "vitral_doctor", "vitral_extract", "vitral_view"),
 }
 CODE = (*ROOMS, "tests", "benchmarks", "examples", "tools")
 MOST_LINES = 300
