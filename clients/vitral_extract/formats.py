@@ -31,13 +31,16 @@ def _safetensors(folder: Path, stem: str, ids: Sequence[str], rows: Mapping[str,
     path = folder / f"{stem}.safetensors"
     header: dict[str, Any] = {}
     end = 0
-    for name, array in rows.items():
+    ordered = dict(
+        sorted(rows.items(), key=lambda pair: (-pair[1].itemsize, pair[0]))
+    )  # as the library has it
+    for name, array in ordered.items():
         start, end = end, end + array.nbytes
         told = {"dtype": _TENSOR_DTYPES[array.dtype.name], "shape": list(array.shape)}
         header[name] = {**told, "data_offsets": [start, end]}
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
-    chunks: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text, *map(_bytes, rows.values())]
+    chunks: list[bytes | memoryview] = [len(text).to_bytes(8, "little"), text, *map(_bytes, ordered.values())]
     return {path.name: commit.stream(path, chunks)}
 
 
