@@ -34,7 +34,18 @@ SOURCES = (
     "LICENSE",
 )
 BLOCK = re.compile(r"^<!-- test: ([a-z-]+) -->\n```(bash|python)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-ORDER = ("install", "export", "sources", "export-python", "serve", "embed", "python", "engine", "steps")
+ORDER = (
+    "install",
+    "export",
+    "sources",
+    "export-python",
+    "serve",
+    "embed",
+    "python",
+    "engine",
+    "extract",
+    "steps",
+)
 
 
 @dataclass(frozen=True)
@@ -130,7 +141,9 @@ def test_the_readme_does_what_it_says(reader: Reader) -> None:
         listing = reader.run("embed")
         client = reader.run("python")
     engine = reader.run("engine")
+    extracted = reader.run("extract")
     reader.run("steps")
+    assert "1 rows and 0 errors of 1 pictures" in extracted
 
     assert "patch-embedding-32" in listing
     assert client.splitlines()[:2] == ["(196, 768)", "(14, 14, 768)"]
