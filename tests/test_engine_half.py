@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -85,3 +88,26 @@ def test_several_threads_at_once() -> None:
         list(pool.map(half.cast, values, got))
 
     np.testing.assert_array_equal(got, values.astype(np.float16))
+
+
+def test_without_a_runtime_it_is_numpys_own() -> None:
+    code = """
+import sys
+sys.modules["onnxruntime"] = None  # what an import then says is ModuleNotFoundError
+import numpy as np
+from vitral_engine import half
+values = np.linspace(-7e4, 7e4, 2**16, dtype=np.float32)
+got = np.empty(values.shape, np.float16)
+half.cast(values, got)
+with np.errstate(over="ignore"):
+    assert (got == values.astype(np.float16)).all()
+assert half._session() is None
+"""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(part for part in sys.path if part)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr

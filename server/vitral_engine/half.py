@@ -7,9 +7,9 @@ other bits.)
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
-import onnxruntime as ort
 
 from vitral.tensors import Array
 
@@ -24,7 +24,8 @@ _LEAST = 4096  # elements, below which setting up a run costs more than it saves
 def cast(source: Array, target: Array) -> None:
     """Writes float32 `source` into float16 `target` of the same shape. Any thread may call it.
 
-    Whatever it has no fast way for, other types and scattered memory, NumPy casts.
+    Whatever it has no fast way for, other types and scattered memory, NumPy casts; all of it where no
+    runtime is installed, as beside a client.
 
     Raises:
         ValueError: the shapes differ.
@@ -49,14 +50,22 @@ def _plain(source: Array, target: Array) -> None:
 
 
 def _run(source: Array, target: Array) -> None:
-    binding = _session().io_binding()
+    session = _session()
+    if session is None:
+        _plain(source, target)
+        return
+    binding = session.io_binding()
     binding.bind_input("x", "cpu", 0, source.dtype, (source.size,), source.ctypes.data)
     binding.bind_output("y", "cpu", 0, target.dtype, (target.size,), target.ctypes.data)
-    _session().run_with_iobinding(binding)
+    session.run_with_iobinding(binding)
 
 
 @cache
-def _session() -> ort.InferenceSession:
+def _session() -> Any:
+    try:
+        import onnxruntime as ort
+    except ImportError:
+        return None
     settings = ort.SessionOptions()
     settings.intra_op_num_threads = 1
     settings.inter_op_num_threads = 1
