@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -415,3 +416,32 @@ def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(
     said = f"no space is left for {disk}/out \\(No space left on device\\): [12] shards are finished and stay"
     assert re.match(said, done.stdout)
     assert len(done.stdout.splitlines()) == 1
+
+
+PEAK = """
+import resource, sys
+from pathlib import Path
+from vitral_extract.outlook import Wanted
+from extracting import run
+
+out, model, source = map(Path, sys.argv[1:])
+done = run(out, model, Wanted(sources=(str(source),)))
+print(done.manifest["errors"], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
+"""
+
+
+def test_pictures_that_failed_are_not_kept_in_memory(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.new("RGB", (2000, 1500)).save(folder / "whole.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:-1000])
+    for copy in range(100):  # 9 MB of pixels each
+        os.link(folder / "cut.jpg", folder / f"{copy}.jpg")
+    line = [sys.executable, "-c", PEAK, str(tmp_path / "out"), str(tiny), str(folder)]
+    done = subprocess.run(
+        line, env=environ(Path(__file__).parent), capture_output=True, text=True, check=True
+    )
+
+    errors, peak = map(int, done.stdout.split())
+    assert errors == 101
+    assert peak < 500  # MiB

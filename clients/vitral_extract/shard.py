@@ -59,7 +59,7 @@ class Shard:
     items: Sequence[Item]
     rows: dict[str, Array]
     left: int
-    errors: dict[int, ImageError] = field(default_factory=dict)
+    errors: dict[int, Failure] = field(default_factory=dict)
 
     def good(self) -> tuple[list[str], dict[str, Array]]:
         """Ids and rows of the pictures that did not fail, moved together in place."""
@@ -72,18 +72,18 @@ class Shard:
         rows = {name: array[: len(kept)] for name, array in self.rows.items()}
         return [self.items[index].id for index in kept], rows
 
-    def failures(self) -> list[Failure]:
+    def fail(self, place: int, error: ImageError) -> None:
+        """The picture at a place here failed.
+
+        The error itself is not kept: its traceback would keep the picture's bytes and pixels in memory.
+        """
+        stage = _STAGES.get(error.cause, "decode")
+        number, name = self.numbers[place], self.items[place].id
+        self.errors[place] = Failure(number, name, stage, error.cause, printable(str(error)))
+
+    def failures(self) -> tuple[Failure, ...]:
         """One for each picture that failed, in order."""
-        return [
-            Failure(
-                self.numbers[index],
-                self.items[index].id,
-                _STAGES.get(error.cause, "decode"),
-                error.cause,
-                printable(str(error)),
-            )
-            for index, error in sorted(self.errors.items())
-        ]
+        return tuple(failure for _, failure in sorted(self.errors.items()))
 
 
 @dataclass(frozen=True)

@@ -153,7 +153,8 @@ class Work:
         for place, error in bad.items():
             self._check(shard.items[place].id, error)
         with self._finish:
-            shard.errors |= bad
+            for place, error in bad.items():
+                shard.fail(place, error)
             shard.left -= 1
             done = not shard.left
         if done:
@@ -198,7 +199,7 @@ class Work:
                 rows=len(ids),
                 provider=self._embedder.provider,
                 files=files,
-                failures=tuple(shard.failures()),
+                failures=shard.failures(),
                 retried=tuple(part.numbers) if part.round else (),
                 round=part.round,
             ).write(self._folder)
