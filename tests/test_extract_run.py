@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from extracting import environ, hashes, pictures, run
+from PIL import Image
 
 import vitral_engine
 import vitral_extract
