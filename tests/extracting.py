@@ -8,6 +8,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,26 @@ def run(out: Path, model: Path, wanted: Wanted, *, workers: int = 2) -> Done:
         return extract(out, wanted, embedder, Silent())
     finally:
         embedder.close()
+
+
+def wanted(source: Path, **more: object) -> Wanted:
+    """A run of many small shards."""
+    return replace(Wanted(sources=(str(source),), batch=4, shard_rows=8), **more)  # type: ignore[arg-type]
+
+
+def scaled(repo: Path, factor: float) -> Path:
+    """A model whose outputs are this much larger."""
+    import torch  # slow, and not needed by the processes that import this
+
+    from vitral_export import export
+    from vitral_export.modules import PatchEmbedding
+
+    torch.manual_seed(0)
+    module = PatchEmbedding(img_size=32, patch_size=8, embed_dim=16)
+    with torch.no_grad():
+        module.projection.weight.mul_(factor)
+    export(module, name="tiny", repo=repo)
+    return repo / "tiny"
 
 
 def start(path: Path, *arguments: str | Path, **streams: int) -> subprocess.Popen[str]:

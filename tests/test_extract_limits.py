@@ -1,27 +1,25 @@
-"""What ends a run, or keeps it from beginning: errors, values, memory and disk."""
+"""Where a run ends early or leaves something out: errors, float16, memory, the disk."""
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from extracting import environ, pictures, run
+from extracting import environ, hashes, pictures, run, scaled, wanted
+from PIL import Image
 
 import vitral_extract
-from vitral.errors import InvalidArgumentError
-from vitral_export import export
-from vitral_export.modules import PatchEmbedding
-from vitral_extract import plan
+from vitral.errors import InvalidArgumentError, VitralError
+from vitral_extract import layout, plan, shard
 from vitral_extract.embedder import InProcess
-from vitral_extract.outlook import Wanted
+from vitral_extract.outlook import Limit
 from vitral_extract.verify import verify
 
 
@@ -36,25 +34,46 @@ def tiny(small_repo: Path) -> Path:
     return small_repo / "tiny"
 
 
-def wanted(source: Path, **more: object) -> Wanted:
-    return replace(Wanted(sources=(str(source),), batch=4, shard_rows=8), **more)  # type: ignore[arg-type]
-
-
-def scaled(repo: Path, factor: float) -> Path:
-    """A model whose outputs are this much larger."""
-    torch.manual_seed(0)
-    module = PatchEmbedding(img_size=32, patch_size=8, embed_dim=16)
-    with torch.no_grad():
-        module.projection.weight.mul_(factor)
-    export(module, name="tiny", repo=repo)
-    return repo / "tiny"
-
-
 def largest(out: Path) -> dict[str, float]:
     """The largest value of each picture."""
     return {
         name: float(np.abs(rows["patch_embeddings.patches"]).max()) for name, rows in vitral_extract.open(out)
     }
+
+
+@pytest.mark.parametrize(
+    ("limit", "most"), [(Limit(number=0), 0), (Limit(number=2), 2), (Limit(share=0.05), 2)]
+)
+def test_too_many_errors_end_the_run_and_leave_it_resumable(
+    tiny: Path, source: Path, tmp_path: Path, limit: Limit, most: int
+) -> None:
+    out = tmp_path / "out"
+    with pytest.raises(VitralError, match=f"{most + 1} of 40 pictures failed, {most} may; the last: 000"):
+        run(out, tiny, wanted(source, limit=limit), workers=1)
+    assert not (out / "manifest.json").exists()
+    resumed = run(out, tiny, wanted(source, limit=Limit(number=3)))
+    run(tmp_path / "whole", tiny, wanted(source, limit=Limit(share=0.075)))
+
+    assert resumed.manifest["errors"] == 3
+    assert hashes(out) == hashes(tmp_path / "whole")
+    (out / "commits" / "000003.json").unlink()
+    if most:  # what failed before counts as well
+        with pytest.raises(VitralError, match=rf"3 of 40 pictures failed, {most} may; the last: 00039\.jpg"):
+            run(out, tiny, wanted(source, limit=limit))
+
+
+def test_a_source_of_which_everything_fails_is_no_data_set(tiny: Path, tmp_path: Path) -> None:
+    folder, out = pictures(tmp_path / "in", 10, bad=range(10)), tmp_path / "out"
+
+    for _ in range(2):
+        with pytest.raises(VitralError, match=r"all 10 pictures failed, the first, 00000\.jpg: JPEG of"):
+            run(out, tiny, wanted(folder))
+    assert shard.committed(out)
+    assert (out / "errors.parquet").is_file()
+    with pytest.raises(VitralError, match="holds no finished data set: 2 of 2 shards are done"):
+        vitral_extract.open(out)
+    shutil.copy(pictures(tmp_path / "good", 1) / "00000.jpg", folder / "00004.jpg")
+    assert run(out, tiny, wanted(folder, retry_failed=True)).manifest["rows"] == 1
 
 
 def test_what_float16_cannot_hold_is_an_error_and_never_infinite(source: Path, tmp_path: Path) -> None:
@@ -100,15 +119,9 @@ def test_too_little_disk_is_refused_at_the_start(
 
 def test_a_shard_that_memory_might_not_hold_is_refused(tiny: Path) -> None:
     with closing(InProcess(tiny, device="cpu", workers=1)) as embedder:
-        columns = plan_columns(embedder)
+        columns = layout.columns(embedder.spec, (), ("patches",))
         with pytest.raises(InvalidArgumentError, match="4000000 rows make a shard of 2048000000 bytes"):
             plan.demand_size(columns, "float16", 4_000_000)
-
-
-def plan_columns(embedder: InProcess) -> tuple[object, ...]:
-    from vitral_extract import layout
-
-    return layout.columns(embedder.spec, (), ("patches",))
 
 
 FULL = """
@@ -171,3 +184,32 @@ def test_a_disk_that_fills_up_leaves_a_run_that_goes_on(
     said = f"no space is left for {disk}/out \\(No space left on device\\): [12] shards are finished and stay"
     assert re.match(said, done.stdout)
     assert len(done.stdout.splitlines()) == 1
+
+
+PEAK = r"""
+import re, sys
+from pathlib import Path
+from vitral_extract.outlook import Wanted
+from extracting import run
+
+out, model, source = map(Path, sys.argv[1:])
+done = run(out, model, Wanted(sources=(str(source),)))
+print(done.manifest["errors"], int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
+"""
+
+
+def test_pictures_that_failed_are_not_kept_in_memory(tiny: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    Image.new("RGB", (2000, 1500)).save(folder / "whole.jpg")
+    (folder / "cut.jpg").write_bytes((folder / "whole.jpg").read_bytes()[:-1000])
+    for copy in range(100):  # 9 MB of pixels each
+        os.link(folder / "cut.jpg", folder / f"{copy}.jpg")
+    line = [sys.executable, "-c", PEAK, str(tmp_path / "out"), str(tiny), str(folder)]
+    done = subprocess.run(
+        line, env=environ(Path(__file__).parent), capture_output=True, text=True, check=True
+    )
+
+    errors, peak = map(int, done.stdout.split())
+    assert errors == 101
+    assert peak < 500  # MiB

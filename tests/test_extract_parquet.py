@@ -1,14 +1,8 @@
-"""Parquet files as sources: bytes, structs and paths, read row by row."""
+"""Pictures in Parquet files: bytes, structs, paths, and files that say too little."""
 
 from __future__ import annotations
 
-import io
-import os
-import tarfile
-import tempfile
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
@@ -20,45 +14,15 @@ from vitral_extract import sources
 from vitral_extract.item import Item
 from vitral_extract.parquet import Columns
 
-NOBODY = 65534
-
 
 def listed(*names: str | Path, columns: Columns | None = None) -> list[Item]:
     return list(sources.items([str(name) for name in names], columns))
-
-
-def ids(*names: str | Path) -> list[str]:
-    return [item.id for item in listed(*names)]
 
 
 def write(path: Path, data: bytes | None = None) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(path.name.encode(errors="surrogateescape") if data is None else data)
     return path
-
-
-def tar(path: Path, *names: str, form: int = tarfile.PAX_FORMAT) -> Path:
-    with tarfile.open(path, "w", format=form) as shard:
-        for name in names:
-            member = tarfile.TarInfo(name)
-            member.size = len(name.encode())
-            shard.addfile(member, io.BytesIO(name.encode()))
-    return path
-
-
-@contextmanager
-def unprivileged() -> Iterator[Path]:
-    """A folder, and no right to what is closed: root may read everything."""
-    root = os.geteuid() == 0
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o777)
-        if root:
-            os.seteuid(NOBODY)
-        try:
-            yield Path(name)
-        finally:
-            if root:
-                os.seteuid(0)
 
 
 def table(path: Path, /, *, group: int | None = None, **columns: object) -> Path:

@@ -1,26 +1,21 @@
-"""A run as a whole: what comes in comes out once, what fails is told, and another run is refused."""
+"""A run as a whole: what comes in comes out once, what fails is retried, and another run is refused."""
 
 from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from extracting import hashes, pictures, run
+from extracting import hashes, pictures, run, scaled, wanted
 
 import vitral_engine
 import vitral_extract
-from vitral.errors import InvalidArgumentError, VitralError
-from vitral_export import export
-from vitral_export.modules import PatchEmbedding
-from vitral_extract import shard
+from vitral.errors import InvalidArgumentError
 from vitral_extract.embedder import InProcess
-from vitral_extract.outlook import Limit, Wanted, look
+from vitral_extract.outlook import look
 from vitral_extract.verify import verify
 
 
@@ -33,27 +28,6 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def tiny(small_repo: Path) -> Path:
     return small_repo / "tiny"
-
-
-def wanted(source: Path, **more: object) -> Wanted:
-    return replace(Wanted(sources=(str(source),), batch=4, shard_rows=8), **more)  # type: ignore[arg-type]
-
-
-def scaled(repo: Path, factor: float) -> Path:
-    """A model whose outputs are this much larger."""
-    torch.manual_seed(0)
-    module = PatchEmbedding(img_size=32, patch_size=8, embed_dim=16)
-    with torch.no_grad():
-        module.projection.weight.mul_(factor)
-    export(module, name="tiny", repo=repo)
-    return repo / "tiny"
-
-
-def largest(out: Path) -> dict[str, float]:
-    """The largest value of each picture."""
-    return {
-        name: float(np.abs(rows["patch_embeddings.patches"]).max()) for name, rows in vitral_extract.open(out)
-    }
 
 
 def test_every_good_picture_has_its_own_row(preset_repo: Path, source: Path, tmp_path: Path) -> None:
@@ -249,38 +223,3 @@ def test_retrying_needs_a_finished_run(tiny: Path, source: Path, tmp_path: Path)
     (tmp_path / "out" / "commits" / "000002.json").unlink()
     with pytest.raises(InvalidArgumentError, match="is not finished: resume it"):
         run(tmp_path / "out", tiny, wanted(source, retry_failed=True))
-
-
-@pytest.mark.parametrize(
-    ("limit", "most"), [(Limit(number=0), 0), (Limit(number=2), 2), (Limit(share=0.05), 2)]
-)
-def test_too_many_errors_end_the_run_and_leave_it_resumable(
-    tiny: Path, source: Path, tmp_path: Path, limit: Limit, most: int
-) -> None:
-    out = tmp_path / "out"
-    with pytest.raises(VitralError, match=f"{most + 1} of 40 pictures failed, {most} may; the last: 000"):
-        run(out, tiny, wanted(source, limit=limit), workers=1)
-    assert not (out / "manifest.json").exists()
-    resumed = run(out, tiny, wanted(source, limit=Limit(number=3)))
-    run(tmp_path / "whole", tiny, wanted(source, limit=Limit(share=0.075)))
-
-    assert resumed.manifest["errors"] == 3
-    assert hashes(out) == hashes(tmp_path / "whole")
-    (out / "commits" / "000003.json").unlink()
-    if most:  # what failed before counts as well
-        with pytest.raises(VitralError, match=rf"3 of 40 pictures failed, {most} may; the last: 00039\.jpg"):
-            run(out, tiny, wanted(source, limit=limit))
-
-
-def test_a_source_of_which_everything_fails_is_no_data_set(tiny: Path, tmp_path: Path) -> None:
-    folder, out = pictures(tmp_path / "in", 10, bad=range(10)), tmp_path / "out"
-
-    for _ in range(2):
-        with pytest.raises(VitralError, match=r"all 10 pictures failed, the first, 00000\.jpg: JPEG of"):
-            run(out, tiny, wanted(folder))
-    assert shard.committed(out)
-    assert (out / "errors.parquet").is_file()
-    with pytest.raises(VitralError, match="holds no finished data set: 2 of 2 shards are done"):
-        vitral_extract.open(out)
-    shutil.copy(pictures(tmp_path / "good", 1) / "00000.jpg", folder / "00004.jpg")
-    assert run(out, tiny, wanted(folder, retry_failed=True)).manifest["rows"] == 1

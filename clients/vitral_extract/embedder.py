@@ -87,7 +87,7 @@ class InProcess:
                     stages.add("read", perf_counter() - start)
                     row = self._model.intake.encoded(data, session.graph)
                 except ImageError as error:
-                    errors[index] = error
+                    errors[index] = _bare(error)
                     continue
                 stages.add("decode", row.decode_ms / 1e3)
                 stages.add("preprocess", row.preprocess_ms / 1e3)
@@ -106,3 +106,9 @@ class InProcess:
     def close(self) -> None:
         """Lets the model go."""
         self._model.close()
+
+
+def _bare(error: ImageError) -> ImageError:
+    """The error without the frames it came through: they keep bytes and pixels of the picture."""
+    error.__cause__ = error.__context__ = None
+    return error.with_traceback(None)

@@ -75,7 +75,7 @@ class Shard:
     def fail(self, place: int, error: ImageError) -> None:
         """The picture at a place here failed.
 
-        The error itself is not kept: its traceback would keep the picture's bytes and pixels in memory.
+        The error itself is not kept: it is larger than what is said of it.
         """
         stage = _STAGES.get(error.cause, "decode")
         number, name = self.numbers[place], self.items[place].id
