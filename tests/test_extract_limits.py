@@ -194,7 +194,8 @@ from extracting import run
 
 out, model, source = map(Path, sys.argv[1:])
 done = run(out, model, Wanted(sources=(str(source),)))
-print(done.manifest["errors"], int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
+most = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
+print(done.manifest["errors"], int(most[1]) // 1024)
 """
 
 

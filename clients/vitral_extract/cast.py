@@ -8,6 +8,7 @@ import numpy as np
 
 from vitral.errors import ImageError
 from vitral.tensors import Array
+from vitral_engine import half
 from vitral_extract.layout import Column
 
 
@@ -26,13 +27,12 @@ def fill(
         part = column.of(outputs[column.output][: len(places)])
         if not _fits(part, target.dtype):
             errors |= _misfits(part, places, column, target.dtype)
-        # Overflow is dealt with above, and is no warning besides.
-        with np.errstate(over="ignore", invalid="ignore"):
-            if contiguous:
-                np.copyto(target[places[0] : places[-1] + 1], part, casting="same_kind")
-            else:
-                for place, row in zip(places, part, strict=True):
-                    np.copyto(target[place], row, casting="same_kind")
+        # Overflow is dealt with above.
+        if contiguous:
+            half.cast(part, target[places[0] : places[-1] + 1])
+        else:
+            for place, row in zip(places, part, strict=True):
+                half.cast(row, target[place])
     return errors
 
 

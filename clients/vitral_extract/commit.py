@@ -11,6 +11,8 @@ from pathlib import Path
 ASIDE = ".aside-"
 """What the names of files begin with that are not finished."""
 
+_PIECE = 2**20  # bytes that are written, then hashed
+
 
 @contextmanager
 def aside(path: Path) -> Iterator[Path]:
@@ -36,8 +38,10 @@ def stream(path: Path, chunks: Iterable[bytes | memoryview]) -> str:
     digest = hashlib.sha256()
     with aside(path) as temporary, temporary.open("wb") as file:
         for chunk in chunks:
-            file.write(chunk)
-            digest.update(chunk)
+            for start in range(0, len(chunk), _PIECE):
+                piece = chunk[start : start + _PIECE]
+                file.write(piece)
+                digest.update(piece)  # while the processor's cache still holds it
     return digest.hexdigest()
 
 
