@@ -194,7 +194,8 @@ from extracting import run
 
 out, model, source = map(Path, sys.argv[1:])
 done = run(out, model, Wanted(sources=(str(source),)))
-print(done.manifest["errors"], int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024)
+peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+print(done.manifest["errors"], peak // 1024)
 """
 
 
