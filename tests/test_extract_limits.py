@@ -194,8 +194,8 @@ from extracting import run
 
 out, model, source = map(Path, sys.argv[1:])
 done = run(out, model, Wanted(sources=(str(source),)))
-most = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())
-print(done.manifest["errors"], int(most[1]) // 1024)
+peak = int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1])
+print(done.manifest["errors"], peak // 1024)
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from extracting import Silent, hashes, pictures, run
+from extracting import Silent, entry, finished, hashes, pictures, run, start
 from PIL import Image
 from serving import Running, running
 
@@ -173,3 +174,13 @@ def test_float16_overflow_is_told_as_in_process(source: Path, tmp_path: Path) ->
     assert "grey.png" in here
     assert {error["reason"] for error in here.errors} >= {"overflow"}
     assert json.loads((tmp_path / "there" / "manifest.json").read_bytes())["rows"] == len(here)
+
+
+def test_the_command_with_servers(servers: list[Running], source: Path, tmp_path: Path) -> None:
+    path, out = entry(tmp_path / "entry"), tmp_path / "out"
+    there = ("--server", ",".join(server.address for server in servers))
+    for arguments in ((source, "--out", out, *there, "--quiet"), ("verify", out, *there, "--sample", "9")):
+        process = start(path, *arguments, stdout=subprocess.PIPE)
+        code, said, error = finished(process)
+        assert code == 0, error
+    assert said == f"{out}: 57 rows whole; 9 embedded again\n"

@@ -97,6 +97,24 @@ def test_a_finished_run_is_left_as_it_is(tiny: Path, source: Path, tmp_path: Pat
 
 
 @pytest.mark.parametrize(
+    "lost", ["data/000001.safetensors", "data/000004.safetensors", "index.parquet", "manifest.json"]
+)
+def test_what_was_removed_by_hand_is_made_again(tiny: Path, source: Path, tmp_path: Path, lost: str) -> None:
+    out = tmp_path / "out"
+    run(out, tiny, wanted(source))
+    before = hashes(out)
+    (out / "data" / "letter.txt").write_text("dear")
+    (out / "data" / "000077.npy").write_text("left by a run that died")
+    (out / lost).unlink()
+
+    run(out, tiny, wanted(source))
+
+    (out / "data" / "letter.txt").unlink()
+    assert hashes(out) == before
+    assert verify(out, None, sample=0) == []
+
+
+@pytest.mark.parametrize(
     ("change", "said"),
     [
         ({"dtype": "float32"}, "whose dtype is float16, this one's is float32"),

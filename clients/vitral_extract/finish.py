@@ -117,6 +117,8 @@ def current(folder: Path, done: Mapping[int, Committed]) -> dict[str, Any] | Non
     manifest = manifest_of(folder)
     if manifest is None or manifest.get("shards") != _shards(done):
         return None
+    if not all((folder / name).is_file() for name in manifest["files"]):
+        return None
     return manifest if manifest["files"][LISTING] == commit.sha256(folder / LISTING) else None
 
 

@@ -90,6 +90,7 @@ def _begin(folder: Path, wanted: Wanted, embedder: Embedder, watcher: Watcher) -
     earlier = run_of(folder, retry_failed=wanted.retry_failed)
     if earlier is None:
         commit.sweep(folder)
+    shard.forget_lost(folder)
     with commit.aside(folder / listing.FILE) as path:
         items = sources.items(wanted.sources, wanted.columns)
         facts = listing.write(items, path, failed_sizes(folder), watcher.listed)

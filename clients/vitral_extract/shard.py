@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ COMMITS = "commits"
 DATA = "data"
 """Folder of the arrays."""
 
+_STEM = re.compile(r"\d{6,}\.")
 _STAGES = {"unreadable": "read", "not_finite": "run", "overflow": "cast"}
 
 
@@ -115,8 +117,7 @@ class Committed:
     def write(self, folder: Path) -> None:
         """The last step of a shard: from here on it is done."""
         data: dict[str, Any] = {**vars(self), "failures": [vars(item) for item in self.failures]}
-        path = folder / COMMITS / f"{self.number:06}.json"
-        commit.write(path, (json.dumps(data, ensure_ascii=False) + "\n").encode())
+        commit.write(_record(folder, self.number), (json.dumps(data, ensure_ascii=False) + "\n").encode())
 
 
 def committed(folder: Path) -> dict[int, Committed]:
@@ -137,11 +138,22 @@ def committed(folder: Path) -> dict[int, Committed]:
     return found
 
 
+def forget_lost(folder: Path) -> None:
+    """Shards whose data somebody has removed are not done: what is gone is made again."""
+    for number, one in committed(folder).items():
+        if not all((folder / DATA / name).is_file() for name in one.files):
+            _record(folder, number).unlink()
+
+
 def sweep(folder: Path, done: Mapping[int, Committed]) -> None:
-    """Removes what a run that died has left: unfinished files, and data that no commit names."""
+    """Removes what a run that died has left: unfinished files, and shards that no commit names."""
     known = {name for one in done.values() for name in one.files}
     for part in (folder, folder / COMMITS, folder / DATA):
         commit.sweep(part)
     for path in (folder / DATA).iterdir():
-        if path.name not in known:
+        if _STEM.match(path.name) and path.name not in known:
             path.unlink()
+
+
+def _record(folder: Path, number: int) -> Path:
+    return folder / COMMITS / f"{number:06}.json"
