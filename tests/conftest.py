@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,15 @@ PRESETS = (
     "patch-embedding-2d-position",
     "position-embedding-2d",
 )
+
+
+def pytest_configure() -> None:
+    """Ctrl-C reaches the processes that tests start, also where a shell runs them behind its back.
+
+    Such a shell has Ctrl-C ignored, and what is ignored stays so in every process below.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

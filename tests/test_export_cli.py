@@ -187,7 +187,10 @@ sys.exit(cli.main({command!r}))
         assert process.stdout is not None
         assert process.stdout.readline() == "proving\n"
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=60)
+        try:
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert process.returncode == 130
     assert errors == "vitral-export: interrupted\n"
     assert not list(tmp_path.iterdir())
