@@ -32,7 +32,7 @@ define need_python
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo export serve test test-kill lint proto proto-check golden-torchvision bench bench-extract clean
+.PHONY: help setup demo export serve test test-kill lint proto proto-check golden-torchvision bench bench-extract bench-extract-many clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is"
@@ -114,6 +114,9 @@ bench: $(READY) ## Measure PyTorch eager, the engine in process and served, in o
 
 bench-extract: $(READY) ## Measure `vitral extract` against the sum of its parts and a PyTorch loop
 	@$(BIN)/python -m benchmarks.extract $(ARGS)
+
+bench-extract-many: $(READY) ## Extract 20,000 pictures, watch the memory, verify the data set (some minutes)
+	@$(BIN)/python -m benchmarks.extract_many $(ARGS)
 
 clean: ## Remove environments, builds and caches (models/ stays)
 	rm -rf $(VENV) $(PROTO_VENV) $(TORCHVISION_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

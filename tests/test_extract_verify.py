@@ -50,7 +50,7 @@ def shard(out: Path, number: int) -> Path:
 
 def told(out: Path, path: Path) -> None:
     """Manifest and commits say that the file is as it is now."""
-    digest = commit.sha256(path)
+    digest = commit.hash_of(path)
     manifest = json.loads((out / "manifest.json").read_bytes())
     if path.parent == out:
         manifest["files"][path.name] = digest

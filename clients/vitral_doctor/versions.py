@@ -14,7 +14,17 @@ ROLES = ("cli", "server", "export", "extract", "view")
 """Extras that are roles; the client needs none."""
 
 _SHOWN = ("numpy", "protobuf", "grpcio", "pillow")
-_OPTIONAL = ("safetensors", "rich", "pyarrow", "matplotlib", "torch", "onnx", "transformers", "datasets")
+_OPTIONAL = (
+    "safetensors",
+    "rich",
+    "blake3",
+    "pyarrow",
+    "matplotlib",
+    "torch",
+    "onnx",
+    "transformers",
+    "datasets",
+)
 _REQUIREMENT = re.compile(r"(?P<name>[A-Za-z0-9._-]+).*?; extra == '(?P<extra>[a-z]+)'")
 
 

@@ -129,7 +129,7 @@ def _wanted(args: argparse.Namespace) -> Wanted:
 extract = Command(
     summary="embed many pictures into a data set, exactly once, resumable",
     extra="extract",
-    packages=("pyarrow", "rich", "safetensors", "PIL"),
+    packages=("blake3", "pyarrow", "rich", "safetensors", "PIL"),
     add_arguments=arguments.add,
     run=_run,
 )

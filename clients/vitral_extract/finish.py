@@ -76,7 +76,8 @@ def finish(
         },
         "rows": rows,
         "errors": len(failures),
-        "files": {name: commit.sha256(folder / name) for name in (LISTING, INDEX, ERRORS)},
+        "hash": commit.HASH,
+        "files": {name: commit.hash_of(folder / name) for name in (LISTING, INDEX, ERRORS)},
         "shards": _shards(done),
         "seconds": round(seconds, 3),
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -119,7 +120,7 @@ def current(folder: Path, done: Mapping[int, Committed]) -> dict[str, Any] | Non
         return None
     if not all((folder / name).is_file() for name in manifest["files"]):
         return None
-    return manifest if manifest["files"][LISTING] == commit.sha256(folder / LISTING) else None
+    return manifest if manifest["files"][LISTING] == commit.hash_of(folder / LISTING) else None
 
 
 def failures_of(done: Mapping[int, Committed]) -> list[Failure]:

@@ -75,7 +75,7 @@ def _parquet(folder: Path, stem: str, ids: Sequence[str], rows: Mapping[str, Arr
             write_statistics=False,
             row_group_size=max(1, _GROUP_BYTES // max(1, row)),
         )
-    return {path.name: commit.sha256(path)}
+    return {path.name: commit.hash_of(path)}
 
 
 def _bytes(array: Array) -> memoryview:
@@ -94,4 +94,4 @@ def _bytes_column(array: Array) -> pa.Array:
 WRITERS: Mapping[str, Callable[[Path, str, Sequence[str], Mapping[str, Array]], dict[str, str]]] = (
     MappingProxyType({"safetensors": _safetensors, "parquet": _parquet, "npy": _npy})
 )
-"""Format to what writes a shard into a folder and returns its files with their sha256; the default first."""
+"""Format to what writes a shard into a folder and returns its files with their hashes; the default first."""

@@ -98,7 +98,7 @@ class Committed:
         count: pictures it was made from.
         rows: rows it holds.
         provider: what they were computed on.
-        files: file in `data/` to its sha256.
+        files: file in `data/` to its hash.
         failures: pictures without a row.
         retried: numbers of the pictures that an earlier shard failed at.
         round: 0, or which time it is that failed pictures were tried again.

@@ -64,7 +64,7 @@ def _files(data: Dataset) -> Iterator[str]:
     for path, digest in named:
         if not path.is_file():
             yield f"{path.name} is missing"
-        elif commit.sha256(path) != digest:
+        elif commit.hash_of(path) != digest:
             yield f"{path.name} is not what was written: its hash differs"
 
 

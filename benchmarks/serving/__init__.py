@@ -1,0 +1,1 @@
+"""The server under load, beside its limit and its peers, in one interleaved run."""
