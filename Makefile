@@ -115,7 +115,7 @@ bench: $(READY) ## Measure PyTorch eager, the engine in process and served, in o
 bench-extract: $(READY) ## Measure `vitral extract` against the sum of its parts and a PyTorch loop
 	@$(BIN)/python -m benchmarks.extract $(ARGS)
 
-bench-extract-many: $(READY) ## Extract 20,000 pictures, watch the memory, verify the data set (some minutes)
+bench-extract-many: $(READY) ## Extract 40,000 pictures, watch the memory, verify the data set (some minutes)
 	@$(BIN)/python -m benchmarks.extract_many $(ARGS)
 
 clean: ## Remove environments, builds and caches (models/ stays)

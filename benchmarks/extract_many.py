@@ -1,8 +1,9 @@
 """`vitral extract` over many pictures: is memory level, does what was written verify, how fast was it.
 
-JPEGs of mixed size, every one another cut of a real photograph, one in a hundred damaged; the mean of a
-ViT-B/16 patch embedding's rows, so that the data set stays small. The command runs as a user runs it, in a
-process of its own whose resident memory is read once a second. `make bench-extract-many` runs it.
+JPEGs of mixed size, cuts of real photographs, one in a hundred damaged, each under two names so that the
+run takes long enough; the mean of a ViT-B/16 patch embedding's rows, so that the data set stays small. The
+command runs as a user runs it, in a process of its own whose resident memory is read once a second.
+`make bench-extract-many` runs it.
 """
 
 from __future__ import annotations
@@ -42,12 +43,19 @@ class Sample:
     mib: float
 
 
-def draw(folder: Path, count: int) -> int:
-    """Writes the JPEGs on every core; returns how many of them are damaged."""
+def draw(folder: Path, count: int, *, copies: int) -> int:
+    """Writes the JPEGs, each under so many names; returns how many of the names are of damaged ones."""
     for part in range(FOLDERS):
         (folder / f"{part:02}").mkdir(parents=True)
     with ProcessPoolExecutor() as pool:
-        return sum(pool.map(_draw_part, repeat(folder), range(FOLDERS), repeat(count)))
+        bad = sum(pool.map(_draw_part, repeat(folder), range(FOLDERS), repeat(count)))
+    for copy in range(1, copies):
+        for part in range(FOLDERS):
+            again = folder / f"{part:02}-{copy}"
+            again.mkdir()
+            for path in (folder / f"{part:02}").iterdir():
+                (again / path.name).hardlink_to(path)
+    return bad * copies
 
 
 def _draw_part(folder: Path, part: int, count: int) -> int:
@@ -87,7 +95,8 @@ def watched(command: Sequence[str | Path]) -> tuple[str, list[Sample]]:
 def main() -> int:
     """Draws, extracts, verifies; 1 when memory does not stay level or the counts are others."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--count", type=int, default=20_000, help="pictures (default: 20,000)")
+    parser.add_argument("--count", type=int, default=20_000, help="different pictures (default: 20,000)")
+    parser.add_argument("--copies", type=int, default=2, help="names that each of them has (default: 2)")
     parser.add_argument("--repo", type=Path, help=f"repository that holds {NAME} already")
     parser.add_argument("--work", type=Path, help="folder to write to (default: a temporary one)")
     args = parser.parse_args()
@@ -96,14 +105,14 @@ def main() -> int:
         repo = args.repo or folder / "models"
         if args.repo is None:
             export(repo)
-        bad = draw(folder / "pictures", args.count)
+        bad = draw(folder / "pictures", args.count, copies=args.copies)
         command: list[str | Path] = [BIN / "vitral", "extract", folder / "pictures", "--out", folder / "out"]
         command += ["--model", repo / NAME, "--device", "cpu", "--views", "mean", "--json", "--quiet"]
         said, samples = watched(command)
         summary = json.loads(said)
         verified = [BIN / "vitral", "extract", "verify", folder / "out", "--model", repo / NAME]
         subprocess.run([*verified, "--device", "cpu"], check=True)
-    return _tell(args.count, bad, summary, samples)
+    return _tell(args.count * args.copies, bad, summary, samples)
 
 
 def _tell(count: int, bad: int, summary: dict[str, object], samples: Sequence[Sample]) -> int:
@@ -112,8 +121,9 @@ def _tell(count: int, bad: int, summary: dict[str, object], samples: Sequence[Sa
     print(
         f"{summary['images_per_second']} images/s; bottleneck: {summary['bottleneck']}; {summary['stages']}"
     )
-    shown = [min(samples, key=lambda one: abs(one.second - second)) for second in (5, 30, SETTLED)]
-    print(", ".join(f"{one.mib:.0f} MiB at second {one.second:.0f}" for one in (*shown, samples[-1])))
+    print(
+        ", ".join(f"{one.mib:.0f} MiB at second {one.second:.0f}" for one in (*samples[5::15], samples[-1]))
+    )
     print(", ".join(f"{name} {value}" for name, value in machine().items()), f"load {os.getloadavg()[0]:.1f}")
     if (rows, errors) != (count - bad, bad):
         print("the counts are not those of the pictures", file=sys.stderr)

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from time import monotonic
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,9 +19,9 @@ from vitral.v1 import model_pb2, tensor_pb2
 from vitral_engine.artifact import open_artifact
 from vitral_engine.device import place
 from vitral_engine.session import Buffers, GraphSession
-from vitral_server import embed
 from vitral_server.batcher import Batcher, BatchOptions, Ticket
 from vitral_server.call import Door, Picture, Wanted
+from vitral_server.feed import Feed
 from vitral_server.reply import Assembly, Frame
 
 WANTED = (Wanted("patch_embeddings", tensor_pb2.DATA_TYPE_FLOAT32),)
@@ -272,8 +273,9 @@ async def test_refused_images_keep_their_place(desk: Desk) -> None:
 
 async def test_a_picture_past_its_deadline_is_not_even_decoded(desk: Desk) -> None:
     late, _ = desk.request(_row(0), seconds=-1.0)
+    feed = Feed(SimpleNamespace(pictures=()), None, late, None)  # type: ignore[arg-type]
     with pytest.raises(DeadlineError, match="nobody waits for this image"):
-        embed._row(Picture(Door.ENCODED, b"never read"), None, late)  # type: ignore[arg-type]
+        feed._row(Picture(Door.ENCODED, b"never read"))
 
 
 async def test_messages_of_bad_images_are_cut_in_bytes(desk: Desk) -> None:

@@ -91,7 +91,7 @@ class Driver:
 
     async def _do(self, step: Call | Job) -> Any:
         if isinstance(step, Job):
-            return await asyncio.to_thread(step.work)
+            return await asyncio.to_thread(step.work) if step.blocks else step.work()
         if self._closed:
             raise UnavailableError(f"the client of {self._address} is closed")
         method: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = self._channel(step.road).unary_unary(

@@ -31,8 +31,20 @@ class Driver:
         self._channels = {road: _open(where, address, road, credentials) for road in Road}
 
     def run(self, steps: Steps[T]) -> T:
-        """Does a verb."""
-        return Started(self, steps).result()
+        """Does a verb, in this thread: a call that is waited for later costs gRPC a thread of its own."""
+        answer: Any
+        try:
+            step = next(steps)
+            while True:
+                try:
+                    answer = step.work() if isinstance(step, Job) else self._exchange(step)
+                except VitralError as error:
+                    step = steps.throw(error)
+                else:
+                    step = steps.send(answer)
+        except StopIteration as done:
+            result: T = done.value
+            return result
 
     def stream(self, moves: Moves, images: Iterable[Image]) -> Generator[Result, None, None]:
         """Does a stream; where its caller leaves, the calls under way end."""
@@ -75,10 +87,7 @@ class Driver:
             UnavailableError: the client is closed.
             DeadlineError: its time is over.
         """
-        if self._closed:
-            raise UnavailableError(f"the client of {self._address} is closed")
-        method: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self._channels[call.road].unary_unary(call.path)
-        return method.future(call.message, timeout=call.deadline.left())
+        return self._method(call).future(call.message, timeout=call.deadline.left())
 
     def answer(self, call: Call, sent: grpc.Future[bytes]) -> bytes:
         """Waits for the reply.
@@ -92,6 +101,17 @@ class Driver:
             raise failure.of_call(error, address=self._address, seconds=call.deadline.seconds) from None
         finally:
             sent.cancel()  # for whoever is interrupted; a call that has ended takes no notice
+
+    def _exchange(self, call: Call) -> bytes:
+        try:
+            return self._method(call)(call.message, timeout=call.deadline.left())
+        except grpc.RpcError as error:
+            raise failure.of_call(error, address=self._address, seconds=call.deadline.seconds) from None
+
+    def _method(self, call: Call) -> grpc.UnaryUnaryMultiCallable[bytes, bytes]:
+        if self._closed:
+            raise UnavailableError(f"the client of {self._address} is closed")
+        return self._channels[call.road].unary_unary(call.path)
 
     def close(self) -> None:
         """Ends every call and closes the connection."""

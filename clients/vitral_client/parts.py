@@ -7,10 +7,14 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
+import numpy as np
+
 from vitral.errors import ImageError, InvalidArgumentError, TooLargeError
 from vitral.limits import MAX_ITEMS, MAX_MESSAGE_BYTES
-from vitral_client.image import Content, Image, load
+from vitral_client.image import Content, Image, Prepared, load
 from vitral_client.request import Request, Wish, content_bytes, frame, room
+
+_FEW, _SMALL = 8, 1 << 20  # images, and bytes, that are framed in less time than a thread takes to start
 
 Read: TypeAlias = Callable[[int, Image], Content | ImageError]
 """What is sent of the image at an index, or its error."""
@@ -56,9 +60,13 @@ class Parts:
         images: of any number.
         start: index of the first one.
         read: how they are read.
+
+    Attributes:
+        blocks: whether reading and framing them takes long.
     """
 
     def __init__(self, images: Iterable[Image], *, start: int = 0, read: Read = read) -> None:
+        self.blocks = not _are_at_hand(images)
         self._source: Iterator[tuple[int, Image]] = iter(enumerate(images, start))
         self._read = read
         self._ahead: deque[_Entry] = deque()
@@ -110,6 +118,22 @@ class Parts:
         """Reads the images of the last request once more: it was not answered."""
         entries = [_Entry(i, image, failed or self._read(i, image)) for i, image, failed in self._taken]
         self._ahead.extendleft(reversed(entries))
+
+
+def _are_at_hand(images: Iterable[Image]) -> bool:
+    """Whether these are a few images in memory: to hand them to another thread would take longer."""
+    if not isinstance(images, list) or len(images) > _FEW:
+        return False
+    sizes = [_size(image) for image in images]
+    return None not in sizes and sum(size or 0 for size in sizes) <= _SMALL
+
+
+def _size(image: Image) -> int | None:
+    if isinstance(image, bytes):
+        return len(image)
+    if isinstance(image, Prepared):
+        return image.array.nbytes
+    return image.nbytes if isinstance(image, np.ndarray) else None
 
 
 def _bytes(entry: _Entry) -> int:

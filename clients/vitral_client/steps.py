@@ -75,9 +75,15 @@ class Call:
 
 @dataclass(frozen=True)
 class Job:
-    """Work that blocks: reading files, encoding pictures."""
+    """Work on images.
+
+    Attributes:
+        work: what is to be done.
+        blocks: whether it takes long: it reads files, or encodes pictures.
+    """
 
     work: Callable[[], Any]
+    blocks: bool = True
 
 
 Steps: TypeAlias = Generator[Call | Job, Any, T]
@@ -124,9 +130,9 @@ class Verbs:
         """A result for each image, in as many requests as the limits demand, all of one fingerprint."""
         every: list[Result] = []
         most = MAX_ITEMS
-        while (yield Job(parts.fill)):
+        while (yield Job(parts.fill, parts.blocks)):
             wish, fitting = yield from self._plan(wish, parts.sendable, clock())
-            request: Request = yield Job(partial(parts.take, wish, min(most, fitting)))
+            request: Request = yield Job(partial(parts.take, wish, min(most, fitting)), parts.blocks)
             try:
                 results, fingerprint = yield from self._exchange(request, wish, clock())
             except TooLargeError:
@@ -137,7 +143,8 @@ class Verbs:
                 yield Job(parts.back)
                 continue
             every += results
-            wish = replace(wish, fingerprint=wish.fingerprint or fingerprint)
+            if not wish.fingerprint:
+                wish = replace(wish, fingerprint=fingerprint)
         return every
 
     def pinned(self, parts: Parts, wish: Wish, clock: Clock) -> Steps[Wish | None]:

@@ -80,12 +80,20 @@ class Preprocessor:
         told = self.spec
         height, width = (rgb.height, rgb.width) if isinstance(rgb, Image.Image) else rgb.shape[:2]
         target = crop.resized(told, height=height, width=width)
+        if isinstance(rgb, np.ndarray) and self.keeps(height, width):
+            return rgb
         pixels = self._contract.resize(rgb, target, told.resample)
         if not told.HasField("crop_size"):
             return pixels
         return crop.centre(
             pixels, told.crop_size.height, told.crop_size.width, in_front=self._contract.in_front
         )
+
+    def keeps(self, height: int, width: int) -> bool:
+        """Whether pixels of this size stay as they are: resized to their own size, and not cropped."""
+        told = self.spec
+        sized = told.HasField("size") and not told.HasField("crop_size")
+        return sized and (height, width) == (told.size.height, told.size.width)
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Resized pixels (..., h, w, 3) to the float32 input (..., 3, h, w)."""

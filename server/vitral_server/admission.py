@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 from vitral.errors import QueueFullError, TooLargeError, UnavailableError
 
 
 class Admission:
-    """Counts of the event loop; only its thread may call it."""
+    """Counts of the event loop; only its thread may call it, but for the end of a permit."""
 
     def __init__(self, *, max_images: int, max_bytes: int) -> None:
         self.max_images = max_images
@@ -16,6 +17,7 @@ class Admission:
         self.images = 0
         self.bytes = 0
         self.calls = 0
+        self.lock = threading.Lock()
         self._draining = False
         self._idle = asyncio.Event()
         self._idle.set()
@@ -69,23 +71,27 @@ class Permit:
         if images > of.max_images or size > of.max_bytes:
             limits = f"the limits are {of.max_images} and {of.max_bytes}"
             raise TooLargeError(f"{images} images and {size} bytes in one call; {limits}")
-        if of.images + images > of.max_images:
-            told = f"{of.images} images are in work and {images} more came"
-            raise QueueFullError(f"{told}; the limit is {of.max_images}")
-        if of.bytes + size > of.max_bytes:
-            told = f"{of.bytes} bytes are in work and {size} more came"
-            raise QueueFullError(f"{told}; the limit is {of.max_bytes}")
-        self._images, self._bytes = images, size
-        of.images += images
-        of.bytes += size
+        with of.lock:
+            if of.images + images > of.max_images:
+                told = f"{of.images} images are in work and {images} more came"
+                raise QueueFullError(f"{told}; the limit is {of.max_images}")
+            if of.bytes + size > of.max_bytes:
+                told = f"{of.bytes} bytes are in work and {size} more came"
+                raise QueueFullError(f"{told}; the limit is {of.max_bytes}")
+            self._images, self._bytes = images, size
+            of.images += images
+            of.bytes += size
 
     def share(self) -> None:
         """One more thread works for this call; `end` follows when it is done."""
-        self._users += 1
+        with self._admission.lock:
+            self._users += 1
 
     def end(self) -> None:
-        """The call, or one of its threads, is done; the last one gives the room back."""
-        self._users -= 1
-        if self._users == 0:
-            self._admission.images -= self._images
-            self._admission.bytes -= self._bytes
+        """The call, or one of its threads, is done; the last one gives the room back. From any thread."""
+        of = self._admission
+        with of.lock:
+            self._users -= 1
+            if self._users == 0:
+                of.images -= self._images
+                of.bytes -= self._bytes

@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from time import monotonic
 from uuid import uuid4
 
-import numpy as np
-
 from vitral.errors import DeadlineError, QueueFullError, ServerError, TooLargeError, UnavailableError
 from vitral.tensors import Array
 from vitral_engine.session import GraphSession
@@ -147,8 +145,8 @@ class Batcher:
         self._running[number] = start
         try:
             with self._session.lease(self._options.max_batch) as buffers:
-                for slot, ticket in zip(buffers.input, batch, strict=False):
-                    np.copyto(slot, ticket.row, casting="no")
+                for place, ticket in enumerate(batch):
+                    buffers.fill(place, ticket.row)
                 self._session.run_bound(buffers, len(batch))
                 outputs = {name: array[: len(batch)] for name, array in buffers.outputs.items()}
                 self._deliver(batch, outputs, start, (monotonic() - start) * 1e3)

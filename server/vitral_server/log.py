@@ -8,7 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from time import perf_counter, time
 from typing import Any
 
@@ -54,7 +54,7 @@ class RequestLine:
 
     def answered(self, served: Served, call: EmbedCall, frame: Frame) -> None:
         """The request was answered."""
-        timings = {key: round(value, 3) for key, value in asdict(frame.timings).items()}
+        timings = {key: round(value, 3) for key, value in vars(frame.timings).items()}
         self.fields |= {"model": served.name, "version": served.version, "images": len(call.pictures)}
         self.fields |= {"failed": frame.failed, "bytes_in": call.request_bytes}
         self.fields |= {"bytes_out": len(frame.message), **timings}

@@ -10,18 +10,23 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import TypeVar
+
+import numpy as np
 
 from vitral import framing
-from vitral.errors import ImageError, VitralError
+from vitral.errors import ImageError
 from vitral.limits import MAX_ERROR_BYTES
 from vitral.results import Timings
 from vitral.tensors import Array, numpy_dtype
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import model_pb2, tensor_pb2
+from vitral_engine.half import cast
 from vitral_server.call import Wanted
+
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True)
@@ -100,17 +105,23 @@ class Assembly:
             stages.batch = max(stages.batch, len(next(iter(outputs.values()))))
             self._finish()
 
-    def fail(self, error: VitralError) -> None:
-        """The request as a whole ends with this error, if anybody still waits for it."""
-        if self.gone:
-            return
-        self._post(_fail, error)
+    def fail(self, error: Exception) -> None:
+        """The request as a whole ends with this error, if anybody still waits for it. From any thread."""
+        if not self.gone:
+            self._post(self.end, error)
+
+    def end(self, error: Exception) -> None:
+        """The same, on the event loop."""
+        if not self.future.done():
+            self.future.set_exception(error)
 
     def _slice(self, outputs: dict[str, Array], wanted: Wanted, row: int) -> Array:
         part: Array = outputs[wanted.name][row]
         dtype = numpy_dtype(wanted.dtype)
         if part.dtype != dtype:
-            return part.astype(dtype)
+            made = np.empty(part.shape, dtype)
+            cast(part, made)
+            return made
         return part if self._remaining == 0 else part.copy()
 
     def _finish(self) -> None:
@@ -124,11 +135,15 @@ class Assembly:
             failed=sum(isinstance(slot, ImageError) for slot in self._slots),
         )
         self._slots.clear()  # the frame holds all that was in them
-        self._post(_resolve, frame)
+        self._post(self._resolve, frame)
 
-    def _post(self, settle: Callable[[asyncio.Future[Frame], Any], None], value: object) -> None:
+    def _resolve(self, frame: Frame) -> None:
+        if not self.future.done():
+            self.future.set_result(frame)
+
+    def _post(self, settle: Callable[[_Value], None], value: _Value) -> None:
         with suppress(RuntimeError):  # the loop is closed: the server has stopped and nobody waits
-            self._loop.call_soon_threadsafe(settle, self.future, value)
+            self._loop.call_soon_threadsafe(settle, value)
 
     def _header(self, timings: Timings) -> bytes:
         grid = tensor_pb2.Grid(
@@ -148,15 +163,5 @@ class Assembly:
             for wanted, array in zip(self._wanted, slot or (), strict=True):
                 result.outputs.add(name=wanted.name, dtype=wanted.dtype, shape=array.shape, payload=payload)
                 payload += 1
-        reply.timings.CopyFrom(pb.Timings(**asdict(timings)))
+        reply.timings.MergeFrom(pb.Timings(**vars(timings)))
         return reply.SerializeToString()
-
-
-def _resolve(future: asyncio.Future[Frame], frame: Frame) -> None:
-    if not future.done():
-        future.set_result(frame)
-
-
-def _fail(future: asyncio.Future[Frame], error: VitralError) -> None:
-    if not future.done():
-        future.set_exception(error)
