@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import vitral_engine
-from vitral.errors import InvalidArgumentError, ProofError
 from vitral_engine.artifact import open_artifact
 from vitral_engine.buckets import powers
 from vitral_engine.device import place
@@ -265,38 +262,3 @@ def test_a_failed_run_drops_its_graphs(fresh: GraphSession, caplog: pytest.LogCa
         fresh.run(_rows(3, 0))
     assert lane.captured == ()
     assert "its captured CUDA graphs are dropped" in caplog.text
-
-
-@pytest.fixture
-def opened(small_repo: Path) -> Iterator[vitral_engine.Model]:
-    model = vitral_engine.open(small_repo / "tiny", device="cpu", staging=Staging("on", max_batch=8))
-    yield model
-    model.close()
-
-
-def test_a_model_replays_its_proof_through_every_bucket(opened: vitral_engine.Model) -> None:
-    for session in opened.sessions.values():
-        assert all(_lane(session).address(size) for size in session.buckets)
-    assert 0 < opened.replayed.rel_l2 <= opened.replayed.rel_l2_budget
-
-
-def test_a_run_that_repeats_its_first_result_fails_the_replay(
-    small_repo: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What a captured graph does when its inputs are bound anew: it reads where it read before."""
-    uploads: dict[int, int] = {}
-
-    def first_only(self: HostMemory, address: int, array: np.ndarray) -> None:
-        if uploads.setdefault(address, 0) == 0:
-            real(self, address, array)
-        uploads[address] += 1
-
-    real = HostMemory.upload
-    monkeypatch.setattr(HostMemory, "upload", first_only)
-    with pytest.raises(ProofError, match="does not agree with its proof"):
-        vitral_engine.open(small_repo / "tiny", device="cpu", staging=Staging("on", max_batch=8))
-
-
-def test_cuda_graphs_on_a_cpu_are_refused_with_one_line(small_repo: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="CUDA graphs need device cuda; this is cpu"):
-        vitral_engine.open(small_repo / "tiny", device="cpu", staging=Staging(cuda_graphs=True))

@@ -7,6 +7,7 @@ import logging
 import re
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 
 from vitral.errors import DeviceError, InvalidArgumentError
@@ -74,9 +75,12 @@ def _cuda(index: int) -> Placement:
 
 
 def _tensorrt(index: int, cache: Path | None) -> Placement:
-    tensorrt.prepare()
-    folder = cache or tensorrt.cache_folder()
-    return Placement(TENSORRT, f"tensorrt:{index}", tensorrt.options(index), folder)
+    tensorrt.prepare()  # before the first session, and so not while only a fault is looked for
+    options = tensorrt.options(index)
+    kept = {name: "0" for name in options if name.endswith("cache_enable")}
+    if (reason := _probe(TENSORRT, options | kept)) is not None:
+        raise DeviceError(f"device tensorrt:{index} does not work here: {reason}")
+    return Placement(TENSORRT, f"tensorrt:{index}", options, cache or tensorrt.cache_folder())
 
 
 def _tensorrt_fault(index: int) -> str | None:
@@ -85,12 +89,7 @@ def _tensorrt_fault(index: int) -> str | None:
     _preload()
     if lacking := tensorrt.missing():
         return f"{', '.join(lacking)} cannot be opened"
-    tensorrt.prepare()
-    if (reason := _cuda_fault(index)) is not None:
-        return reason
-    return _probe(
-        TENSORRT, tensorrt.options(index) | {"trt_engine_cache_enable": "0", "trt_timing_cache_enable": "0"}
-    )
+    return _cuda_fault(index)
 
 
 def _cuda_fault(index: int) -> str | None:
@@ -102,16 +101,19 @@ def _cuda_fault(index: int) -> str | None:
 
 
 def _probe(provider: str, options: dict[str, str]) -> str | None:
-    """Why a model of one node does not open on this provider; None when it does."""
+    """Why a model of one node does not run on this provider; None when it does."""
     settings = ort.SessionOptions()
     settings.log_severity_level = 4
     settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
         # Without fallback: onnxruntime would print a banner and open it on the CPU.
         session = ort.InferenceSession(_PROBE, settings, providers=[(provider, options)], enable_fallback=0)
+        if provider not in session.get_providers():
+            return "onnxruntime fell back to the CPU"
+        session.run(None, {"x": np.ones(1, np.float32)})
     except Exception as error:  # onnxruntime raises classes of its own for every fault
         return " ".join(str(error).split())[:300]
-    return None if provider in session.get_providers() else "onnxruntime fell back to the CPU"
+    return None
 
 
 def _missing_library() -> str | None:

@@ -13,6 +13,7 @@ from vitral.v1 import model_pb2 as pb
 from vitral_engine import tensorrt
 from vitral_engine.buffers import Signature, Slot
 from vitral_engine.cuda import CudaMemory, context
+from vitral_engine.gate import GATE
 from vitral_engine.memory import HostMemory, Memory
 from vitral_engine.placement import CPU, TENSORRT, Placement
 from vitral_engine.stage import Stage
@@ -57,7 +58,8 @@ def stage_of(
     # A CUDA session has one stream: on a GPU each concurrent run has a session of its own.
     shared = placement.provider == CPU
     sessions = [first, *(first if shared else another() for _ in range(staging.instances - 1))]
-    memories = [_memory(placement) for _ in sessions]
+    with GATE.shared():
+        memories = [_memory(placement) for _ in sessions]
     graphs = staging.cuda_graphs
     return Stage(sessions, memories, signature, buckets=staging.sizes, graphs=graphs)
 
