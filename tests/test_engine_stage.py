@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,10 +36,15 @@ def plain(small_repo: Path) -> GraphSession:
     return _open(small_repo)
 
 
-@pytest.fixture(scope="module")
-def staged(small_repo: Path) -> GraphSession:
-    """The same, over buckets up to 20 and three lanes."""
-    return _open(small_repo, Staging("on", instances=3, max_batch=20))
+@pytest.fixture(scope="module", params=[False, True], ids=["direct", "by hand"])
+def staged(small_repo: Path, request: pytest.FixtureRequest) -> GraphSession:
+    """The same over buckets and three lanes; once more with lanes that have threads, as for CUDA graphs."""
+    session = _open(small_repo, Staging("on", instances=3, max_batch=20))
+    if request.param:
+        memories = [HostMemory() for _ in range(3)]
+        _replace(session, memories, largest=20)
+        session.warm(20)
+    return session
 
 
 @pytest.fixture
@@ -51,11 +57,11 @@ def _rows(count: int, seed: int) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (count, 32, 32, 3), dtype=np.uint8)
 
 
-def _with_graphs(session: GraphSession, memory: HostMemory) -> Lane:
-    """Puts a lane in the session's only place that captures graphs, as far as a CPU does."""
+def _replace(session: GraphSession, memories: Sequence[HostMemory], *, largest: int = 8) -> Lane:
+    """Gives the session lanes that capture graphs, as far as a CPU does, and returns the first one."""
     assert session.stage is not None
-    signature = session.stage._signature
-    session.stage = Stage([session._session], [memory], signature, buckets=powers(8), graphs=True)
+    signature, sessions = session.stage._signature, [session._session] * len(memories)
+    session.stage = Stage(sessions, memories, signature, buckets=powers(largest), graphs=True)
     return _lane(session)
 
 
@@ -237,7 +243,7 @@ def test_graphs_are_captured_for_warmed_sizes_and_run_in_one_thread(
             threads.add(threading.get_ident())
             super().upload(address, array)
 
-    lane = _with_graphs(fresh, Noting())
+    lane = _replace(fresh, [Noting()])
     assert fresh.stage is not None
     fresh.stage.warm([1, 2, 3])
     assert lane.captured == (1, 2, 4)
@@ -252,9 +258,22 @@ def test_graphs_are_captured_for_warmed_sizes_and_run_in_one_thread(
     assert threads != {threading.get_ident()}
 
 
+def test_the_largest_size_is_made_ready_first_and_then_the_smallest(fresh: GraphSession) -> None:
+    sizes: list[int] = []
+
+    class Noting(HostMemory):
+        def upload(self, address: int, array: np.ndarray) -> None:
+            sizes.append(len(array))
+            super().upload(address, array)
+
+    _replace(fresh, [Noting()])
+    fresh.warm(8)
+    assert sizes == [8, 1, 2, 4]
+
+
 def test_a_failed_run_drops_its_graphs(fresh: GraphSession, caplog: pytest.LogCaptureFixture) -> None:
     memory = Breaking()
-    lane = _with_graphs(fresh, memory)
+    lane = _replace(fresh, [memory])
     fresh.warm(8)
     assert lane.captured == (1, 2, 4, 8)
     memory.fault = "upload"

@@ -62,8 +62,13 @@ class Lane:
         self._do(partial(self._run, buffers, count, rows))
 
     def warm(self, buffers: Buffers, sizes: Sequence[int]) -> None:
-        """Runs each size once, the largest first, and captures its graph where graphs are wanted."""
-        for rows in sorted(sizes, reverse=True):
+        """Runs each size once, and captures its graph where graphs are wanted.
+
+        The largest comes first, so that memory is made once, and then the smallest: TensorRT builds an engine
+        anew for every size outside the range that it has seen.
+        """
+        *lower, largest = sorted(sizes)
+        for rows in (largest, *lower):
             self._do(partial(self._run, buffers, rows, rows))
             if self._plain is not None and rows not in self._captured:
                 self._do(partial(self._capture, rows))
