@@ -1,6 +1,6 @@
 """Batches on their way to a device and back: leased to callers, padded to a bucket, run on a free lane.
 
-The same on every device; on a CPU it is off by default, since exact sizes and no copies are faster there.
+The same on every device. On a CPU it is off by default: batches run there at their own sizes, without copies.
 """
 
 from __future__ import annotations
