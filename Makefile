@@ -32,7 +32,7 @@ define need_python
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo export serve test test-kill lint proto proto-check golden-torchvision bench bench-extract bench-extract-many clean
+.PHONY: help setup demo export serve test test-kill lint proto proto-check golden-torchvision bench bench-extract bench-extract-many bench-gpu test-gpu clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is"
@@ -72,6 +72,11 @@ test: lint proto-check ## Run lint, the stale-proto check and all tests (ARGS="-
 
 test-kill: $(READY) ## Kill `vitral extract` at a hundred random moments and at each step, and resume it
 	@VITRAL_KILLS=100 $(BIN)/python -m pytest tests/test_extract_kill.py $(ARGS)
+
+test-gpu: $(READY) ## Run the tests that need a GPU, or say what is missing (RUNTIME=cuda brings CUDA and cuDNN)
+	@$(BIN)/python tools/need_gpu.py
+	@$(BIN)/python -m pytest tests/test_gpu_cuda.py tests/test_gpu_tensorrt.py tests/test_engine_cuda.py \
+		tests/test_engine_stage.py tests/test_engine_open.py $(ARGS)
 
 lint: $(READY) ## Check style, types, the import rule and the protos
 	@$(BIN)/ruff check .
@@ -117,6 +122,10 @@ bench-extract: $(READY) ## Measure `vitral extract` against the sum of its parts
 
 bench-extract-many: $(READY) ## Extract 40,000 pictures, watch the memory, verify the data set (some minutes)
 	@$(BIN)/python -m benchmarks.extract_many $(ARGS)
+
+bench-gpu: $(READY) ## Measure a GPU: buckets, CUDA graphs, instances, TF32, TensorRT, or say what is missing
+	@$(BIN)/python tools/need_gpu.py
+	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
 clean: ## Remove environments, builds and caches (models/ stays)
 	rm -rf $(VENV) $(PROTO_VENV) $(TORCHVISION_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -189,7 +189,7 @@ def test_cuda_where_there_is_none(small_repo: Path, capsys) -> None:
 def test_an_unknown_device_is_told_in_one_line(small_repo: Path, capsys) -> None:
     assert cli.main(["doctor", "--repo", str(small_repo), "--device", "tpu"]) == 1
     [line] = capsys.readouterr().err.splitlines()
-    assert line == "vitral: unknown device 'tpu'; known are auto, cpu, cuda, cuda:N"
+    assert line == "vitral: unknown device 'tpu'; known are auto, cpu, cuda, cuda:N, tensorrt, tensorrt:N"
 
 
 def test_the_environment_of_the_server_is_the_doctors(small_repo: Path, capsys, monkeypatch) -> None:

@@ -17,7 +17,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--model", action="append", metavar="NAME", help="must be served; may be repeated (VITRAL_MODEL)"
     )
-    device = "auto, cpu or cuda[:N] (environment: VITRAL_DEVICE; now %(default)s)"
+    device = "auto, cpu, cuda[:N] or tensorrt[:N] (environment: VITRAL_DEVICE; now %(default)s)"
     parser.add_argument("--device", default=env.get("VITRAL_DEVICE", "auto"), help=device)
     parser.add_argument(
         "--out", type=Path, default=Path(), metavar="DIR", help="where data sets would go; now %(default)s"

@@ -22,7 +22,7 @@ class Asked:
     Attributes:
         repo: model repository.
         models: names that must be served; none: whichever there are.
-        device: auto, cpu or cuda[:N].
+        device: auto, cpu, cuda[:N] or tensorrt[:N].
         out: folder whose disk is measured.
         seconds: of measuring; a model that is being opened is waited for.
     """

@@ -34,7 +34,7 @@ def _add_model(model: argparse._ArgumentGroup) -> None:
     model.add_argument(
         "--server", metavar="HOST:PORT", help="embed there, not here; several joined by commas"
     )
-    model.add_argument("--device", default="auto", help="auto, cpu or cuda[:N], in process")
+    model.add_argument("--device", default="auto", help="auto, cpu, cuda[:N] or tensorrt[:N], in process")
     model.add_argument(
         "--workers",
         type=_positive,

@@ -54,7 +54,7 @@ class InProcess:
 
     Args:
         model: folder of a model or of one version.
-        device: "auto", "cpu" or "cuda[:N]".
+        device: "auto", "cpu", "cuda[:N]" or "tensorrt[:N]".
         workers: threads.
 
     Raises:

@@ -5,18 +5,19 @@ from __future__ import annotations
 import ctypes
 import logging
 import re
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import onnxruntime as ort
 
 from vitral.errors import DeviceError, InvalidArgumentError
+from vitral_engine import tensorrt
+from vitral_engine.placement import CPU, CUDA, TENSORRT, Placement, cuda_options
 from vitral_engine.runtime import require
 
 log = logging.getLogger(__name__)
 
-CPU = "CPUExecutionProvider"
-CUDA = "CUDAExecutionProvider"
+__all__ = ["CPU", "CUDA", "TENSORRT", "Placement", "available", "fault", "place"]
 
 # y = Relu(x) over one float: the smallest model that shows whether a provider really runs.
 _PROBE = bytes.fromhex(
@@ -25,79 +26,101 @@ _PROBE = bytes.fromhex(
 )
 
 
-@dataclass(frozen=True)
-class Placement:
-    """An execution provider, its device ("cpu", "cuda:0") and its options."""
+def place(device: str = "auto", *, cache: Path | None = None) -> Placement:
+    """The placement for `auto`, `cpu`, `cuda[:N]` or `tensorrt[:N]`.
 
-    provider: str
-    device: str
-    options: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def providers(self) -> list[tuple[str, dict[str, str]]]:
-        """What onnxruntime takes as `providers`. Shape nodes may still run on the CPU."""
-        cpu: list[tuple[str, dict[str, str]]] = [(CPU, {})]
-        return cpu if self.provider == CPU else [(self.provider, self.options), *cpu]
-
-
-def place(device: str = "auto") -> Placement:
-    """The placement for `auto`, `cpu`, `cuda` or `cuda:N`.
+    Args:
+        device: what is asked for; `auto` is CUDA where it works, else the CPU.
+        cache: where TensorRT keeps its engines; None for `tensorrt.cache_folder()`.
 
     Raises:
-        DeviceError: `cuda` was asked for and does not work here; the message says what is missing.
-        InvalidArgumentError: the device is none of the four.
+        DeviceError: what was asked for does not work here; the message says what is missing.
+        InvalidArgumentError: the device is none of these.
     """
     require()
     if device == "cpu":
         return Placement(CPU, "cpu")
     if device == "auto":
-        reason = _cuda_fault(0)
+        reason = fault("cuda", 0)
         if reason is None:
             return _cuda(0)
         log.info("device auto: running on the CPU, %s", reason)
         return Placement(CPU, "cpu")
-    match = re.fullmatch(r"cuda(?::(\d+))?", device)
+    match = re.fullmatch(r"(cuda|tensorrt)(?::(\d+))?", device)
     if match is None:
-        raise InvalidArgumentError(f"unknown device {device!r}; known are auto, cpu, cuda, cuda:N")
-    index = int(match[1] or 0)
-    if (reason := _cuda_fault(index)) is not None:
+        known = "auto, cpu, cuda, cuda:N, tensorrt, tensorrt:N"
+        raise InvalidArgumentError(f"unknown device {device!r}; known are {known}")
+    kind, index = match[1], int(match[2] or 0)
+    if (reason := fault(kind, index)) is not None:
         raise DeviceError(f"device {device} does not work here: {reason}")
-    return _cuda(index)
+    return _cuda(index) if kind == "cuda" else _tensorrt(index, cache)
 
 
 def available() -> list[Placement]:
-    """Every placement that works on this machine, the CPU first."""
+    """The CPU, and CUDA where it works: what a proof is run on.
+
+    TensorRT is not among them: its engines are built where they serve, and held to the goldens there.
+    """
     require()
-    return [place("cpu"), *([_cuda(0)] if _cuda_fault(0) is None else [])]
+    return [place("cpu"), *([_cuda(0)] if fault("cuda", 0) is None else [])]
+
+
+def fault(kind: str, index: int) -> str | None:
+    """Why `cuda` or `tensorrt` does not work here, or None when it does."""
+    return _cuda_fault(index) if kind == "cuda" else _tensorrt_fault(index)
 
 
 def _cuda(index: int) -> Placement:
-    # TF32 keeps 10 bits of mantissa: a float32 proof does not hold with it.
-    return Placement(CUDA, f"cuda:{index}", {"device_id": str(index), "use_tf32": "0"})
+    return Placement(CUDA, f"cuda:{index}", cuda_options(index))
+
+
+def _tensorrt(index: int, cache: Path | None) -> Placement:
+    tensorrt.prepare()  # before the first session, and so not while only a fault is looked for
+    options = tensorrt.options(index)
+    kept = {name: "0" for name in options if name.endswith("cache_enable")}
+    if (reason := _probe(TENSORRT, options | kept)) is not None:
+        raise DeviceError(f"device tensorrt:{index} does not work here: {reason}")
+    return Placement(TENSORRT, f"tensorrt:{index}", options, cache or tensorrt.cache_folder())
+
+
+def _tensorrt_fault(index: int) -> str | None:
+    if TENSORRT not in ort.get_available_providers():
+        return f"{require()} has no TensorRT provider; add vitral[gpu] or vitral[cuda] instead of vitral[cpu]"
+    _preload()
+    if lacking := tensorrt.missing():
+        return f"{', '.join(lacking)} cannot be opened"
+    return _cuda_fault(index)
 
 
 def _cuda_fault(index: int) -> str | None:
-    """Why CUDA does not work here, or None when it does."""
     if CUDA not in ort.get_available_providers():
         return f"{require()} has no CUDA provider; add vitral[gpu] or vitral[cuda] instead of vitral[cpu]"
     if (missing := _missing_library()) is not None:
         return missing
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return _probe(CUDA, {"device_id": str(index)})
+
+
+def _probe(provider: str, options: dict[str, str]) -> str | None:
+    """Why a model of one node does not run on this provider; None when it does."""
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 4
+    settings.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
     try:
-        session = ort.InferenceSession(_PROBE, options, providers=[(CUDA, {"device_id": str(index)})])
+        # Without fallback: onnxruntime would print a banner and open it on the CPU.
+        session = ort.InferenceSession(_PROBE, settings, providers=[(provider, options)], enable_fallback=0)
+        if provider not in session.get_providers():
+            return "onnxruntime fell back to the CPU"
+        session.run(None, {"x": np.ones(1, np.float32)})
     except Exception as error:  # onnxruntime raises classes of its own for every fault
         return " ".join(str(error).split())[:300]
-    return None if CUDA in session.get_providers() else "onnxruntime fell back to the CPU"
+    return None
 
 
 def _missing_library() -> str | None:
     library = Path(ort.__file__).parent / "capi" / "libonnxruntime_providers_cuda.so"
     if not library.exists():
         return None  # not Linux: the probe session tells
-    if hasattr(ort, "preload_dlls") and _has_pip_cuda():
-        ort.preload_dlls()
+    _preload()
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
@@ -108,5 +131,7 @@ def _missing_library() -> str | None:
     return None
 
 
-def _has_pip_cuda() -> bool:
-    return (Path(ort.__file__).parent.parent / "nvidia").is_dir()
+def _preload() -> None:
+    """Opens the libraries of the CUDA wheels, where there are any; no loader finds them by itself."""
+    if hasattr(ort, "preload_dlls") and (Path(ort.__file__).parent.parent / "nvidia").is_dir():
+        ort.preload_dlls()

@@ -27,6 +27,7 @@ from vitral_engine.intake import Intake
 from vitral_engine.preprocess import Preprocessor
 from vitral_engine.replay import ReplayRow, demand, replay_session
 from vitral_engine.session import GraphSession, SessionOptions
+from vitral_engine.staging import DEFAULT, Staging
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +57,21 @@ class Replayed:
 class Model:
     """An open model. Made by `open`; any thread may call it."""
 
-    def __init__(self, artifact: Artifact, placement: Placement, *, threads: int, max_pixels: int) -> None:
+    def __init__(
+        self,
+        artifact: Artifact,
+        placement: Placement,
+        *,
+        threads: int,
+        max_pixels: int,
+        staging: Staging = DEFAULT,
+    ) -> None:
         start = perf_counter()
         spec = artifact.spec
         self.artifact = artifact
         self.placement = placement
         self.intake = Intake(spec, max_pixels=max_pixels)
-        options = SessionOptions(threads=threads, share_weights=len(spec.graphs) > 1)
+        options = SessionOptions(threads=threads, share_weights=len(spec.graphs) > 1, staging=staging)
         self.sessions = {
             graph.file: GraphSession(
                 artifact.folder / graph.file, graph, spec, placement=placement, options=options
@@ -87,11 +96,9 @@ class Model:
         return self.sessions[specs.cheapest_graph(self.spec, outputs, pixels=not prepared).file]
 
     def warm(self, rows: int) -> None:
-        """Runs every graph at batch 1 and `rows`, so that no caller pays for the first run."""
+        """Runs every graph at batch 1, at `rows` and at every bucket: no caller pays for a first run."""
         for session in self.sessions.values():
-            with session.lease(rows) as buffers:
-                for count in sorted({1, rows}):
-                    session.run_bound(buffers, count)
+            session.warm(rows)
 
     def embed(
         self, images: Sequence[Image], *, outputs: Sequence[str] | None = None, dtype: str = "float32"
@@ -151,14 +158,16 @@ def open(
     device: str = "auto",
     threads: int = 0,
     max_pixels: int = image.MAX_PIXELS,
+    staging: Staging = DEFAULT,
 ) -> Model:
     """Opens `REPO/NAME` (newest version) or `REPO/NAME/VERSION`, checks hashes and replays its proof.
 
     Args:
         path: folder of the model or of one version.
-        device: "auto", "cpu", "cuda" or "cuda:N".
+        device: "auto", "cpu", "cuda[:N]" or "tensorrt[:N]".
         threads: intra-op threads of a run; 0 for every core this process may use.
         max_pixels: most pixels of one image.
+        staging: how batches get to a device.
 
     Raises:
         ModelNotFoundError: there is no such folder.
@@ -167,7 +176,8 @@ def open(
         DeviceError: the device does not work here.
     """
     placement = place(device)
-    return Model(open_artifact(Path(path)), placement, threads=threads, max_pixels=max_pixels)
+    found = open_artifact(Path(path))
+    return Model(found, placement, threads=threads, max_pixels=max_pixels, staging=staging)
 
 
 def _run(
@@ -192,14 +202,33 @@ def _replay(artifact: Artifact, sessions: dict[str, GraphSession], options: Sess
     golden = goldens.load(artifact.folder, spec)
     found: list[ReplayRow] = []
     for file, session in sessions.items():
-        sizes = (1, len(golden.inputs[file]))
+        sizes = _replay_sizes(session, len(golden.inputs[file]))
         found += replay_session(session, spec, golden, options=options, batches=sizes)
     demand(found, model=spec.name)
+    provider = next(iter(sessions.values())).placement.provider
+    if provider not in spec.proof.providers:
+        ran = ", ".join(spec.proof.providers)
+        log.info("model %s: its proof ran on %s; here only its goldens ran on %s", spec.name, ran, provider)
     closest = max(found, key=lambda row: row.rel_l2 / row.rel_l2_budget)
     equal, note = _same_pixels(artifact)
     if not equal:
         log.warning("model %s: pixels_equal=false: %s", spec.name, note)
     return Replayed(closest.rel_l2, closest.rel_l2_budget, equal, note)
+
+
+def _replay_sizes(session: GraphSession, goldens: int) -> list[int]:
+    """Batch sizes to replay; those of a device are warmed here.
+
+    Each bucket has kernels, or a captured graph, of its own, and each lane has them again: all are
+    replayed, one of them padded. Lanes take turns. Warmed with zeros, a graph that repeats its first result
+    cannot pass.
+    """
+    if session.stage is None or not session.buckets:
+        return [1, goldens]
+    largest = session.buckets[-1]
+    session.warm(largest)
+    sizes = sorted({1, goldens, min(3, largest), *session.buckets})
+    return [size for size in sizes for _ in session.stage.lanes]
 
 
 def _same_pixels(artifact: Artifact) -> tuple[bool, str]:

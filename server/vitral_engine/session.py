@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,8 +20,14 @@ import onnxruntime as ort
 from vitral.errors import ArtifactError
 from vitral.tensors import Array, numpy_dtype
 from vitral.v1 import model_pb2 as pb
-from vitral_engine.device import CPU, Placement
+from vitral_engine import staged
+from vitral_engine.buffers import Buffers
+from vitral_engine.gate import GATE
+from vitral_engine.placement import CPU, Placement
 from vitral_engine.runtime import cpu_count
+from vitral_engine.staging import DEFAULT, Staging
+
+__all__ = ["LEVELS", "Buffers", "GraphSession", "SessionOptions"]
 
 LEVELS = {
     "disabled": ort.GraphOptimizationLevel.ORT_DISABLE_ALL,
@@ -39,19 +46,13 @@ class SessionOptions:
         threads: intra-op threads; 0 for every core this process may use.
         level: graph optimisation level, a key of `LEVELS`.
         share_weights: keep the weights as mapped from the shared file, without a prepacked copy.
+        staging: how batches get to a device.
     """
 
     threads: int = 0
     level: str = "all"
     share_weights: bool = False
-
-
-@dataclass(frozen=True)
-class Buffers:
-    """Input and output arrays for the largest batch; the first `n` rows belong to a run of `n`."""
-
-    input: Array
-    outputs: dict[str, Array]
+    staging: Staging = DEFAULT
 
     def fill(self, place: int, row: Array) -> None:
         """Copies a row in.
@@ -67,7 +68,11 @@ class Buffers:
 
 
 class GraphSession:
-    """A graph, opened on one placement. `run` may be called from several threads."""
+    """A graph, opened on one placement. `run` may be called from several threads.
+
+    Attributes:
+        stage: what takes batches to the device and back; None where they are run in place.
+    """
 
     def __init__(
         self,
@@ -81,20 +86,35 @@ class GraphSession:
         self.graph = graph
         self.placement = placement
         self._outputs = {item.name: item for item in spec.outputs if item.name in graph.outputs}
-        self._session = _open(file, placement, options or SessionOptions())
+        options = options or SessionOptions()
+        staging = options.staging
+        fit = staged.fitted(placement, staging, spec, graph, level=options.level)
+        self._session = _open(file, fit, options)
         self._check(file)
+        signature = staged.signature_of(graph.input, self._outputs.values())
+        another = partial(_open, file, fit, options)
+        self.stage = staged.stage_of(placement, staging, signature, first=self._session, another=another)
         self._free: list[Buffers] = []
         self._lock = threading.Lock()
 
     def run(self, batch: Array) -> dict[str, Array]:
         """Every output of the graph for `batch` (B, ...), as fresh arrays the caller owns."""
-        buffers = self.allocate(batch.shape[0])
+        count = batch.shape[0]
+        if self.stage is not None:
+            with self.lease(count) as leased:
+                np.copyto(leased.input[:count], batch, casting="no")
+                self.run_bound(leased, count)
+                return {name: array[:count].copy() for name, array in leased.outputs.items()}
+        buffers = self.allocate(count)
         np.copyto(buffers.input, batch, casting="no")
-        self.run_bound(buffers, batch.shape[0])
+        self.run_bound(buffers, count)
         return buffers.outputs
 
     def run_bound(self, buffers: Buffers, count: int) -> None:
         """Runs the first `count` rows of the buffers in place."""
+        if self.stage is not None:
+            self.stage.run(buffers, count)
+            return
         binding = self._session.io_binding()
         name = self.graph.input.name
         rows = buffers.input[:count]
@@ -106,6 +126,8 @@ class GraphSession:
 
     def allocate(self, rows: int) -> Buffers:
         """Buffers for batches of up to `rows`."""
+        if self.stage is not None:
+            return self.stage.allocate(rows)
         taken = self.graph.input
         shape = (rows, *(axis.size for axis in taken.axes[1:]))
         outputs = {
@@ -124,6 +146,20 @@ class GraphSession:
         yield buffers
         with self._lock:
             self._free.append(buffers)
+
+    def warm(self, rows: int) -> None:
+        """Runs batches of 1, of `rows` and of all buckets between: no caller pays for a first run."""
+        if self.stage is not None:
+            self.stage.warm([*(size for size in self.buckets if size < rows), rows])
+            return
+        with self.lease(rows) as buffers:
+            for count in sorted({1, rows}):
+                self.run_bound(buffers, count)
+
+    @property
+    def buckets(self) -> tuple[int, ...]:
+        """Batch sizes to which smaller batches are padded; empty where each runs at its own."""
+        return self.stage.buckets.sizes if self.stage is not None else ()
 
     def _check(self, file: Path) -> None:
         names = [item.name for item in self._session.get_inputs()]
@@ -151,7 +187,11 @@ def _open(file: Path, placement: Placement, options: SessionOptions) -> ort.Infe
     if options.share_weights:
         settings.add_session_config_entry("session.disable_prepacking", "1")
     try:
-        session = ort.InferenceSession(str(file), settings, providers=placement.providers)
+        with GATE.shared():
+            # Without fallback: onnxruntime would print a banner and open it on the CPU.
+            session = ort.InferenceSession(
+                str(file), settings, providers=placement.providers, enable_fallback=0
+            )
     except Exception as error:  # onnxruntime raises classes of its own for every fault
         raise ArtifactError(f"onnxruntime cannot open {file.name}: {' '.join(str(error).split())}") from error
     got = session.get_providers()[0]

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
@@ -107,7 +108,7 @@ async def _leave(server: aio.Server, admission: Admission, health: Health, confi
 
 
 def _load(config: ServerConfig) -> tuple[Placement, Registry]:
-    placement = place(config.device)
+    placement = place(config.device, cache=Path(config.tensorrt_cache) if config.tensorrt_cache else None)
     return placement, load(config, placement)
 
 

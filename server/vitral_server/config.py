@@ -13,16 +13,21 @@ from typing import Any
 from vitral.errors import InvalidArgumentError
 from vitral.limits import MAX_ITEMS
 from vitral_engine.image import MAX_PIXELS
+from vitral_engine.staging import CHOICES
 
 LOG_LEVELS = ("debug", "info", "warning", "error")
 """What is logged at the least."""
 
+_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"batch_buckets": CHOICES, "cuda_graphs": ("on", "off"), "log_level": LOG_LEVELS}
+)
 
 _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         "port": (0, 65_535),
         "threads": (0, 1_024),
         "decode_threads": (0, 1_024),
+        "instances": (0, 64),
         "max_batch_size": (0, 65_536),
         "queue_delay_ms": (0, 60_000),
         "max_items": (1, 65_536),
@@ -52,7 +57,11 @@ class ServerConfig:
     models: tuple[str, ...] = ()
     threads: int = 0
     decode_threads: int = 0
+    instances: int = 0
     max_batch_size: int = 0
+    batch_buckets: str = "auto"
+    cuda_graphs: str = "off"
+    tensorrt_cache: str = ""
     queue_delay_ms: float = 0.0
     max_items: int = MAX_ITEMS
     max_queue_images: int = 512
@@ -72,19 +81,24 @@ class ServerConfig:
                 raise InvalidArgumentError(f"{name} is {value}; it must be from {low} to {high}")
         if not self.host:
             raise InvalidArgumentError("host is empty; 0.0.0.0 listens on every address")
-        if self.log_level not in LOG_LEVELS:
-            raise InvalidArgumentError(f"log_level is {self.log_level!r}; known are {', '.join(LOG_LEVELS)}")
+        for name, known in _WORDS.items():
+            if (word := getattr(self, name)) not in known:
+                raise InvalidArgumentError(f"{name} is {word!r}; known are {', '.join(known)}")
 
 
 _HELP = {
     "repo": "model repository: a folder of NAME/VERSION folders",
     "host": "address to listen on",
     "port": "TCP port; 0 picks a free one",
-    "device": "auto, cpu, cuda or cuda:N",
+    "device": "auto, cpu, cuda[:N] or tensorrt[:N]",
     "models": "serve this model, and fail to start without it; may be repeated (default: all there are)",
     "threads": "intra-op threads of a run; 0 for every core",
     "decode_threads": "threads that decode and resize; 0 for one a core",
+    "instances": "concurrent runs; on a GPU each has its own session; 0 for what config.pbtxt says",
     "max_batch_size": "largest batch; 0 for what config.pbtxt says",
+    "batch_buckets": "auto, on or off: pad batches to 1, 2, 4, 8 and so on (auto: on a GPU)",
+    "cuda_graphs": "on or off: one captured CUDA graph for each bucket; needs device cuda",
+    "tensorrt_cache": "folder of TensorRT's engines; empty for vitral/tensorrt in the user's cache",
     "queue_delay_ms": "wait this long for a batch to fill; 0 runs what is there at once",
     "max_items": "most images of one request",
     "max_queue_images": "most images accepted and not yet answered",
@@ -134,5 +148,5 @@ def _add(parser: argparse.ArgumentParser, name: str, default: Any, environ: Mapp
             default = kind(text)
         except ValueError:
             raise InvalidArgumentError(f"{variable}={text!r} is not of type {kind.__name__}") from None
-    choices = LOG_LEVELS if name == "log_level" else None
+    choices = _WORDS.get(name)
     parser.add_argument(flag, dest=name, type=kind, default=default, choices=choices, help=told)

@@ -19,6 +19,7 @@ from vitral_engine import artifact
 from vitral_engine.device import Placement
 from vitral_engine.engine import Model
 from vitral_engine.session import GraphSession
+from vitral_engine.staging import Staging
 from vitral_engine.triton import limits
 from vitral_server.batcher import Batcher, BatchOptions
 from vitral_server.config import ServerConfig
@@ -165,12 +166,16 @@ def _open(folder: Path, version: str, config: ServerConfig, placement: Placement
     taken = limits(folder, found.spec)
     if taken.ignored:
         log.info("config.pbtxt: fields ignored", extra={"model": folder.name, "fields": list(taken.ignored)})
-    engine = Model(found, placement, threads=config.threads, max_pixels=config.max_image_pixels)
     max_batch = config.max_batch_size or taken.max_batch_size
+    instances = config.instances or taken.instances
+    staging = Staging(config.batch_buckets, config.cuda_graphs == "on", instances, max_batch)
+    engine = Model(
+        found, placement, threads=config.threads, max_pixels=config.max_image_pixels, staging=staging
+    )
     engine.warm(max_batch)
     options = BatchOptions(
         max_batch=max_batch,
-        instances=taken.instances,
+        instances=instances,
         max_queue=taken.max_queue,
         delay=config.queue_delay_ms / 1e3,
         run_timeout=config.run_timeout,

@@ -1,0 +1,78 @@
+"""Whether and how one graph is staged: from what an operator wants to lanes that can run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import onnxruntime as ort
+
+from vitral.tensors import numpy_dtype
+from vitral.v1 import model_pb2 as pb
+from vitral_engine import tensorrt
+from vitral_engine.buffers import Signature, Slot
+from vitral_engine.cuda import CudaMemory, context
+from vitral_engine.gate import GATE
+from vitral_engine.memory import HostMemory, Memory
+from vitral_engine.placement import CPU, TENSORRT, Placement
+from vitral_engine.stage import Stage
+from vitral_engine.staging import Staging
+
+
+def fitted(
+    placement: Placement, staging: Staging, spec: pb.ModelSpec, graph: pb.Graph, *, level: str
+) -> Placement:
+    """The placement with the options that only this graph and these settings need.
+
+    Raises:
+        InvalidArgumentError: the placement cannot do what is wanted.
+    """
+    staging.demand(placement)
+    if placement.provider == TENSORRT:
+        return tensorrt.kept(placement, spec, graph, level=level, max_batch=staging.max_batch)
+    if staging.cuda_graphs:
+        return replace(placement, options=placement.options | {"enable_cuda_graph": "1"})
+    return placement
+
+
+def stage_of(
+    placement: Placement,
+    staging: Staging,
+    signature: Signature,
+    *,
+    first: ort.InferenceSession,
+    another: Callable[[], ort.InferenceSession],
+) -> Stage | None:
+    """The stage in front of the session; None where batches need none.
+
+    Args:
+        placement: where the sessions run.
+        staging: what is wanted.
+        signature: of the graph.
+        first: its session.
+        another: opens one more like it.
+    """
+    if not staging.applies(placement):
+        return None
+    # A CUDA session has one stream: on a GPU each concurrent run has a session of its own.
+    shared = placement.provider == CPU
+    sessions = [first, *(first if shared else another() for _ in range(staging.instances - 1))]
+    with GATE.shared():
+        memories = [_memory(placement) for _ in sessions]
+    graphs = staging.cuda_graphs
+    return Stage(sessions, memories, signature, buckets=staging.sizes, graphs=graphs)
+
+
+def signature_of(taken: pb.GraphInput, outputs: Iterable[pb.Output]) -> Signature:
+    """Names, row shapes and dtypes of a graph's input and of these outputs."""
+    given = tuple(_slot(item.name, item.dtype, item.axes) for item in outputs)
+    return Signature(_slot(taken.name, taken.dtype, taken.axes), given)
+
+
+def _slot(name: str, dtype: int, axes: Sequence[pb.Axis]) -> Slot:
+    return Slot(name, tuple(axis.size for axis in axes[1:]), np.dtype(numpy_dtype(dtype)))
+
+
+def _memory(placement: Placement) -> Memory:
+    return HostMemory() if placement.provider == CPU else CudaMemory(context(placement.index))
