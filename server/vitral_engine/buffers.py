@@ -17,6 +17,18 @@ class Buffers:
     input: Array
     outputs: dict[str, Array]
 
+    def fill(self, place: int, row: Array) -> None:
+        """Copies a row in.
+
+        Raises:
+            ValueError: it has another shape or type.
+        """
+        slot = self.input[place]
+        if row.shape != slot.shape or row.dtype != slot.dtype:
+            raise ValueError(f"row is {row.shape} {row.dtype}, the graph takes {slot.shape} {slot.dtype}")
+        # Not by NumPy, which lets go of the interpreter for it: many threads wait to take it.
+        slot.data.cast("B")[:] = np.ascontiguousarray(row).data.cast("B")
+
 
 @dataclass(frozen=True)
 class Slot:

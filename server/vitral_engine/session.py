@@ -54,18 +54,6 @@ class SessionOptions:
     share_weights: bool = False
     staging: Staging = DEFAULT
 
-    def fill(self, place: int, row: Array) -> None:
-        """Copies a row in.
-
-        Raises:
-            ValueError: it has another shape or type.
-        """
-        slot = self.input[place]
-        if row.shape != slot.shape or row.dtype != slot.dtype:
-            raise ValueError(f"row is {row.shape} {row.dtype}, the graph takes {slot.shape} {slot.dtype}")
-        # Not by NumPy, which lets go of the interpreter for it: many threads wait to take it.
-        slot.data.cast("B")[:] = np.ascontiguousarray(row).data.cast("B")
-
 
 class GraphSession:
     """A graph, opened on one placement. `run` may be called from several threads.
