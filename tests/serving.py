@@ -42,7 +42,8 @@ def command(*args: str) -> list[str]:
 @contextmanager
 def running(repo: Path, *args: str, log: Path, environ: Mapping[str, str] | None = None) -> Iterator[Running]:
     """Starts a server on `repo` and ends it on the way out."""
-    line = command("--repo", str(repo), "--port", "0", "--device", "cpu", "--drain-delay", "0.2", *args)
+    line = command("--repo", str(repo), "--port", "0", "--device", "cpu", "--drain-delay", "0.2")
+    line += ["--log-level", "debug", *args]
     with log.open("w") as errors:
         process = subprocess.Popen(
             line, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **(environ or {})}

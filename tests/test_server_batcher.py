@@ -36,13 +36,13 @@ class Held(GraphSession):
         self.sizes: list[int] = []
         self.fault: Exception | None = None
 
-    def run_bound(self, buffers: Buffers, count: int) -> None:
+    def run_bound(self, buffers: Buffers, count: int, *, alone: bool = True) -> None:
         self.began.set()
         assert self.gate.wait(10)
         self.sizes.append(count)
         if self.fault is not None:
             raise self.fault
-        super().run_bound(buffers, count)
+        super().run_bound(buffers, count, alone=alone)
 
 
 class Desk:

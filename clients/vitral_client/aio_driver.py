@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast
 import grpc
 import grpc.aio
 
+from vitral import heap
 from vitral.errors import UnavailableError, VitralError
 from vitral_client import failure
 from vitral_client.aio_source import Images, Source
@@ -27,6 +28,7 @@ class Driver:
     """
 
     def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+        heap.settle()
         self._address = address
         self._target = target(address)
         self._credentials = credentials

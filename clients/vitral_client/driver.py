@@ -7,6 +7,7 @@ from typing import Any, Generic, TypeVar, cast
 
 import grpc
 
+from vitral import heap
 from vitral.errors import UnavailableError, VitralError
 from vitral_client import failure
 from vitral_client.channel import Road, options, target
@@ -25,6 +26,7 @@ class Driver:
     """
 
     def __init__(self, address: str, credentials: grpc.ChannelCredentials | None) -> None:
+        heap.settle()
         self._address = address
         self._closed = False
         where = target(address)

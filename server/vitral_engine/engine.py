@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -21,6 +21,7 @@ from vitral.results import Embedding
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import goldens, image
+from vitral_engine.arrangement import arrange
 from vitral_engine.artifact import Artifact, open_artifact
 from vitral_engine.device import Placement, place
 from vitral_engine.intake import Intake
@@ -65,16 +66,21 @@ class Model:
         threads: int,
         max_pixels: int,
         staging: Staging = DEFAULT,
+        runs: int = 1,
     ) -> None:
         start = perf_counter()
         spec = artifact.spec
         self.artifact = artifact
         self.placement = placement
         self.intake = Intake(spec, max_pixels=max_pixels)
-        options = SessionOptions(threads=threads, share_weights=len(spec.graphs) > 1, staging=staging)
+        self.cores = arrange(placement, threads=threads, runs=runs)
+        options = {
+            graph.file: self.cores.options(first=position == 0, staging=staging)
+            for position, graph in enumerate(spec.graphs)
+        }
         self.sessions = {
             graph.file: GraphSession(
-                artifact.folder / graph.file, graph, spec, placement=placement, options=options
+                artifact.folder / graph.file, graph, spec, placement=placement, options=options[graph.file]
             )
             for graph in spec.graphs
         }
@@ -197,13 +203,17 @@ def _run(
     return results
 
 
-def _replay(artifact: Artifact, sessions: dict[str, GraphSession], options: SessionOptions) -> Replayed:
+def _replay(
+    artifact: Artifact, sessions: Mapping[str, GraphSession], options: Mapping[str, SessionOptions]
+) -> Replayed:
     spec = artifact.spec
     golden = goldens.load(artifact.folder, spec)
     found: list[ReplayRow] = []
     for file, session in sessions.items():
         sizes = _replay_sizes(session, len(golden.inputs[file]))
-        found += replay_session(session, spec, golden, options=options, batches=sizes)
+        found += replay_session(session, spec, golden, options=options[file], batches=sizes)
+        if session.has_crowd:
+            found += replay_session(session, spec, golden, options=options[file], batches=sizes, alone=False)
     demand(found, model=spec.name)
     provider = next(iter(sessions.values())).placement.provider
     if provider not in spec.proof.providers:

@@ -83,17 +83,25 @@ def replay_session(
     *,
     options: SessionOptions,
     batches: Sequence[int],
+    alone: bool = True,
 ) -> list[ReplayRow]:
     """Replays one open session at these batch sizes; larger batches repeat the golden rows."""
     graph, provider = session.graph, session.placement.provider
     golden, rows = goldens.inputs[graph.file], []
     for batch in batches:
         pick = np.arange(batch) % len(golden)
-        got = session.run(np.ascontiguousarray(golden[pick]))
+        got = session.run(np.ascontiguousarray(golden[pick]), alone=alone)
         for name in graph.outputs:
             allowed = budget_of(spec, graph.file, name, provider)
             found = errors(got[name], goldens.outputs[graph.file, name][pick])
-            setting = (graph.file, name, provider, options.level, options.threads, batch)
+            setting = (
+                graph.file,
+                name,
+                provider,
+                options.level,
+                options.threads if alone else options.crowd,
+                batch,
+            )
             rows.append(ReplayRow(*setting, found.rel_l2, found.max_abs, allowed.rel_l2, allowed.max_abs))
     return rows
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -46,12 +46,16 @@ class SessionOptions:
         threads: intra-op threads; 0 for every core this process may use.
         level: graph optimisation level, a key of `LEVELS`.
         share_weights: keep the weights as mapped from the shared file, without a prepacked copy.
+        crowd: intra-op threads of a second session, for runs beside others; 0: there is none.
+        share_crowd: the same as `share_weights`, of that session.
         staging: how batches get to a device.
     """
 
     threads: int = 0
     level: str = "all"
     share_weights: bool = False
+    crowd: int = 0
+    share_crowd: bool = False
     staging: Staging = DEFAULT
 
 
@@ -79,13 +83,22 @@ class GraphSession:
         fit = staged.fitted(placement, staging, spec, graph, level=options.level)
         self._session = _open(file, fit, options)
         self._check(file)
+        self._crowd = self._session
+        if options.crowd:
+            beside = replace(options, threads=options.crowd, share_weights=options.share_crowd)
+            self._crowd = _open(file, fit, beside)
         signature = staged.signature_of(graph.input, self._outputs.values())
         another = partial(_open, file, fit, options)
         self.stage = staged.stage_of(placement, staging, signature, first=self._session, another=another)
         self._free: list[Buffers] = []
         self._lock = threading.Lock()
 
-    def run(self, batch: Array) -> dict[str, Array]:
+    @property
+    def has_crowd(self) -> bool:
+        """Whether runs beside others have a session of their own."""
+        return self._crowd is not self._session
+
+    def run(self, batch: Array, *, alone: bool = True) -> dict[str, Array]:
         """Every output of the graph for `batch` (B, ...), as fresh arrays the caller owns."""
         count = batch.shape[0]
         if self.stage is not None:
@@ -95,22 +108,29 @@ class GraphSession:
                 return {name: array[:count].copy() for name, array in leased.outputs.items()}
         buffers = self.allocate(count)
         np.copyto(buffers.input, batch, casting="no")
-        self.run_bound(buffers, count)
+        self.run_bound(buffers, count, alone=alone)
         return buffers.outputs
 
-    def run_bound(self, buffers: Buffers, count: int) -> None:
-        """Runs the first `count` rows of the buffers in place."""
+    def run_bound(self, buffers: Buffers, count: int, *, alone: bool = True) -> None:
+        """Runs the first `count` rows of the buffers in place.
+
+        Args:
+            buffers: of this session.
+            count: rows.
+            alone: whether no other run shares the cores now.
+        """
         if self.stage is not None:
             self.stage.run(buffers, count)
             return
-        binding = self._session.io_binding()
+        session = self._session if alone else self._crowd
+        binding = session.io_binding()
         name = self.graph.input.name
         rows = buffers.input[:count]
         binding.bind_input(name, "cpu", 0, rows.dtype, rows.shape, rows.ctypes.data)
         for output, array in buffers.outputs.items():
             part = array[:count]
             binding.bind_output(output, "cpu", 0, part.dtype, part.shape, part.ctypes.data)
-        self._session.run_with_iobinding(binding)
+        session.run_with_iobinding(binding)
 
     def allocate(self, rows: int) -> Buffers:
         """Buffers for batches of up to `rows`."""
@@ -143,6 +163,8 @@ class GraphSession:
         with self.lease(rows) as buffers:
             for count in sorted({1, rows}):
                 self.run_bound(buffers, count)
+                if self.has_crowd:
+                    self.run_bound(buffers, count, alone=False)
 
     @property
     def buckets(self) -> tuple[int, ...]:

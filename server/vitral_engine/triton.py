@@ -40,13 +40,13 @@ class Limits:
 
     Attributes:
         max_batch_size: largest batch of one run.
-        instances: concurrent runs.
+        instances: concurrent runs; 0 where the file does not say.
         max_queue: most images waiting for this model; 0 where the file sets none.
         ignored: fields that are set and that vitral does not use.
     """
 
     max_batch_size: int = MAX_BATCH_SIZE
-    instances: int = 1
+    instances: int = 0
     max_queue: int = 0
     ignored: tuple[str, ...] = ()
 
@@ -85,7 +85,7 @@ def limits(model_folder: Path, spec: pb.ModelSpec) -> Limits:
         )
     return Limits(
         max_batch_size=config.max_batch_size,
-        instances=sum(group.count or 1 for group in config.instance_group) or 1,
+        instances=sum(group.count or 1 for group in config.instance_group),
         max_queue=config.dynamic_batching.default_queue_policy.max_queue_size,
         ignored=tuple(_ignored(config, "")),
     )

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Sequence
 
 from vitral.errors import DeviceError
+from vitral.heap import settle
 from vitral_engine.runtime import require
 from vitral_server import heap
 
@@ -16,6 +17,7 @@ from vitral_server import heap
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the server; 0 after a clean end, 1 on failure, 2 on wrong usage."""
     heap.share()
+    settle()
     try:
         require()
     except DeviceError as error:

@@ -118,13 +118,21 @@ class Batcher:
                 return None
             self._wait_to_fill()
             batch: list[Ticket] = []
-            while self._queue and len(batch) < self._options.max_batch:
+            most = self._share()
+            while self._queue and len(batch) < most:
                 ticket = self._queue.popleft()
                 if self._live(ticket):
                     batch.append(ticket)
             if self._queue:
                 self._ready.notify()
             return batch
+
+    def _share(self) -> int:
+        """Rows of the next run: several that share the cores leave each other their part of the queue."""
+        most = self._options.max_batch
+        if not self._session.has_crowd:
+            return most
+        return max(1, min(most, -(-len(self._queue) // self._options.instances)))
 
     def _wait_to_fill(self) -> None:
         options = self._options
@@ -142,12 +150,13 @@ class Batcher:
 
     def _run(self, number: int, batch: list[Ticket]) -> None:
         start = monotonic()
+        alone = not self._running and not self._queue
         self._running[number] = start
         try:
             with self._session.lease(self._options.max_batch) as buffers:
                 for place, ticket in enumerate(batch):
                     buffers.fill(place, ticket.row)
-                self._session.run_bound(buffers, len(batch))
+                self._session.run_bound(buffers, len(batch), alone=alone)
                 outputs = {name: array[: len(batch)] for name, array in buffers.outputs.items()}
                 self._deliver(batch, outputs, start, (monotonic() - start) * 1e3)
             self._failures = 0

@@ -1,4 +1,4 @@
-"""One JSON object a line on standard error; one line a request."""
+"""One JSON object a line on standard error: one for each request that failed, at level debug for all."""
 
 from __future__ import annotations
 
@@ -54,6 +54,8 @@ class RequestLine:
 
     def answered(self, served: Served, call: EmbedCall, frame: Frame) -> None:
         """The request was answered."""
+        if not log.isEnabledFor(logging.DEBUG):
+            return
         timings = {key: round(value, 3) for key, value in vars(frame.timings).items()}
         self.fields |= {"model": served.name, "version": served.version, "images": len(call.pictures)}
         self.fields |= {"failed": frame.failed, "bytes_in": call.request_bytes}
@@ -62,7 +64,7 @@ class RequestLine:
 
 @contextmanager
 def request_line(event: str, **fields: Any) -> Iterator[RequestLine]:
-    """Writes one line when the request ends, however it ends."""
+    """Writes one line when the request ends, however it ends; that of a good one is for debugging."""
     line, start, code = RequestLine(fields), perf_counter(), "OK"
     try:
         yield line
@@ -77,8 +79,10 @@ def request_line(event: str, **fields: Any) -> Iterator[RequestLine]:
         code = "INTERNAL"
         raise
     finally:
-        took = round((perf_counter() - start) * 1e3, 3)
-        log.info(event, extra={"code": code, "ms": took, **line.fields})
+        level = logging.DEBUG if code == "OK" else logging.INFO
+        if log.isEnabledFor(level):
+            took = round((perf_counter() - start) * 1e3, 3)
+            log.log(level, event, extra={"code": code, "ms": took, **line.fields})
 
 
 def configure(level: str) -> None:

@@ -16,8 +16,9 @@ from vitral.errors import (
     VitralError,
 )
 from vitral_engine import artifact
-from vitral_engine.device import Placement
+from vitral_engine.arrangement import arrange
 from vitral_engine.engine import Model
+from vitral_engine.placement import CPU, Placement
 from vitral_engine.session import GraphSession
 from vitral_engine.staging import Staging
 from vitral_engine.triton import limits
@@ -25,6 +26,9 @@ from vitral_server.batcher import Batcher, BatchOptions
 from vitral_server.config import ServerConfig
 
 log = logging.getLogger(__name__)
+
+CPU_BATCH = 8
+"""Largest batch of one run on a CPU where no flag says so: larger ones fall out of its cache."""
 
 
 @dataclass(frozen=True)
@@ -166,16 +170,23 @@ def _open(folder: Path, version: str, config: ServerConfig, placement: Placement
     taken = limits(folder, found.spec)
     if taken.ignored:
         log.info("config.pbtxt: fields ignored", extra={"model": folder.name, "fields": list(taken.ignored)})
-    max_batch = config.max_batch_size or taken.max_batch_size
     instances = config.instances or taken.instances
-    staging = Staging(config.batch_buckets, config.cuda_graphs == "on", instances, max_batch)
+    cores = arrange(placement, threads=config.threads, runs=instances)
+    most = CPU_BATCH if placement.provider == CPU else taken.max_batch_size
+    max_batch = config.max_batch_size or min(taken.max_batch_size, most)
+    staging = Staging(config.batch_buckets, config.cuda_graphs == "on", cores.runs, max_batch)
     engine = Model(
-        found, placement, threads=config.threads, max_pixels=config.max_image_pixels, staging=staging
+        found,
+        placement,
+        threads=config.threads,
+        max_pixels=config.max_image_pixels,
+        staging=staging,
+        runs=instances,
     )
     engine.warm(max_batch)
     options = BatchOptions(
         max_batch=max_batch,
-        instances=instances,
+        instances=cores.runs,
         max_queue=taken.max_queue,
         delay=config.queue_delay_ms / 1e3,
         run_timeout=config.run_timeout,
