@@ -31,11 +31,12 @@ from vitral import spec as specs
 from vitral_engine import half
 from vitral_engine.artifact import open_artifact
 from vitral_engine.device import place
-from vitral_engine.intake import Intake
+from vitral_engine.intake import Intake, Row
 from vitral_engine.runtime import cpu_count
 from vitral_engine.session import Buffers, GraphSession, SessionOptions
 
 BATCHES = (1, 4, 8)
+STAGES = ("decode_ms", "preprocess_ms", "run_ms", "encode_ms")
 
 
 @dataclass(frozen=True)
@@ -69,15 +70,16 @@ class Limit:
         self._intake = Intake(self._found.spec)
         self._sessions: dict[tuple[int, bool], GraphSession] = {}
 
-    def run(self, how: Arrangement, seconds: float) -> tuple[int, float]:
-        """Images, and the seconds they took."""
+    def run(self, how: Arrangement, seconds: float) -> tuple[int, float, dict[str, float]]:
+        """Images, the seconds they took, and the mean milliseconds that one spent in each stage."""
         session, turn = self._session(how), pictures.rotation(self._every)
         done, until = [0] * how.workers, time.perf_counter() + seconds
+        spent = [dict.fromkeys(STAGES, 0.0) for _ in done]
 
         def work(number: int) -> None:
             buffers, made = self._room(session, how.batch)
             while time.perf_counter() < until:
-                self._once(session, buffers, made, [turn() for _ in range(how.batch)])
+                self._once(session, buffers, made, [turn() for _ in range(how.batch)], spent[number])
                 done[number] += how.batch
 
         start = time.perf_counter()
@@ -86,33 +88,46 @@ class Limit:
             thread.start()
         for thread in threads:
             thread.join()
-        return sum(done), time.perf_counter() - start
+        took, images = time.perf_counter() - start, sum(done)
+        return images, took, {stage: sum(one[stage] for one in spent) / images for stage in STAGES}
 
     def answers(self) -> NDArray[Any]:
         """The first few pictures' outputs, one array."""
         session = self._session(Arrangement())
         buffers, made = self._room(session, 1)
-        return np.stack(
-            [np.array(self._once(session, buffers, made, [one])[0]) for one in self._every[:CHECKED]]
-        )
+        spent = dict.fromkeys(STAGES, 0.0)
+        few = self._every[:CHECKED]
+        return np.stack([np.array(self._once(session, buffers, made, [one], spent)[0]) for one in few])
 
     def _once(
-        self, session: GraphSession, buffers: Buffers, made: NDArray[Any] | None, batch: Sequence[Picture]
+        self,
+        session: GraphSession,
+        buffers: Buffers,
+        made: NDArray[Any] | None,
+        batch: Sequence[Picture],
+        spent: dict[str, float],
     ) -> NDArray[Any]:
         for slot, one in zip(buffers.input, batch, strict=True):
-            np.copyto(slot, self._row(one), casting="no")
+            row = self._row(one)
+            np.copyto(slot, row.array, casting="no")
+            spent["decode_ms"] += row.decode_ms
+            spent["preprocess_ms"] += row.preprocess_ms
+        start = time.perf_counter()
         session.run_bound(buffers, len(batch))
+        spent["run_ms"] += (time.perf_counter() - start) * 1e3
         found = buffers.outputs[self._workload.output]
         wanted = found[:, 0] if self._workload.view == "cls" else found
         if made is None:
             return wanted
+        start = time.perf_counter()
         half.cast(wanted, made)
+        spent["encode_ms"] += (time.perf_counter() - start) * 1e3
         return made
 
-    def _row(self, picture: Picture) -> NDArray[Any]:
+    def _row(self, picture: Picture) -> Row:
         if isinstance(picture, bytes):
-            return self._intake.encoded(picture, self._graph).array
-        return self._intake.pixels(picture, self._graph).array
+            return self._intake.encoded(picture, self._graph)
+        return self._intake.pixels(picture, self._graph)
 
     def _room(self, session: GraphSession, batch: int) -> tuple[Buffers, NDArray[Any] | None]:
         """Buffers of a run, and where float16 goes."""
@@ -161,17 +176,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         how = search(lambda one: _rate(limit, one, each), choices)
     limit.run(how, args.seconds / 5)
     cpu, all_cpu = time.process_time(), processes.busy()
-    images, seconds = limit.run(how, args.seconds)
+    images, seconds, spent = limit.run(how, args.seconds)
     cpu = time.process_time() - cpu
     told = {"images": images, "seconds": seconds, "server_cpu_s": cpu, "note": str(how)}
-    told |= {"others": (processes.busy() - all_cpu - cpu) / seconds, "arrangement": asdict(how)}
+    told |= {
+        "stages": spent,
+        "others": (processes.busy() - all_cpu - cpu) / seconds,
+        "arrangement": asdict(how),
+    }
     print(json.dumps(told | {"peak_mib": processes.peak_mib([os.getpid()])}))
     return 0
 
 
 def _rate(limit: Limit, how: Arrangement, seconds: float) -> float:
     limit.run(how, seconds / 5)
-    images, took = limit.run(how, seconds)
+    images, took, _ = limit.run(how, seconds)
     return images / took
 
 

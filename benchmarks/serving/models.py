@@ -42,6 +42,7 @@ def make(repo: Path, workloads: Iterable[Workload]) -> None:
 def _export_encoder(repo: Path, name: str, sizes: _Encoder) -> None:
     import torch
     from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
+    from transformers.utils import logging
 
     config = ViTConfig(
         hidden_size=384,
@@ -51,6 +52,7 @@ def _export_encoder(repo: Path, name: str, sizes: _Encoder) -> None:
         image_size=sizes.image,
         patch_size=sizes.patch,
     )
+    logging.disable_progress_bar()
     with tempfile.TemporaryDirectory() as folder:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(SEED)

@@ -15,11 +15,13 @@ from benchmarks.serving.workload import Workload
 COUNT = 48
 """Different pictures of a workload."""
 
+LARGE = 4_000_000
+"""Pixels from which on a picture takes long to draw and to decode."""
+
 FEW = 6
-"""As many of `_LARGE` pixels and more, which take long to draw and to decode."""
+"""Different pictures of a workload of such."""
 
 QUALITY = 90
-_LARGE = 4_000_000
 _PIXELS = "pixels.npy"
 _SEED = 0
 
@@ -35,7 +37,7 @@ def draw(folder: Path, workload: Workload) -> Path:
     if place.is_dir():
         return place
     choice, sources = random.Random(_SEED), photographs()  # noqa: S311
-    count = FEW if height * width >= _LARGE else COUNT
+    count = FEW if height * width >= LARGE else COUNT
     cuts = [cut(choice.choice(sources), (width, height), choice) for _ in range(count)]
     place.mkdir(parents=True)
     if workload.door == "pixels":

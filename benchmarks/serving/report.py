@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.serving.figures import Row
+from benchmarks.serving.goals import Evidence, Goal, judged
 from benchmarks.serving.ways import LIMIT
 from benchmarks.serving.workload import WORKLOADS
+
+QUIET = 0.25
+"""Cores that other work may take beside figures that are worth something."""
 
 _COLUMNS = (
     "workload", "way", "callers", "images/s", "rounds", "x limit", "p50 ms", "p95 ms", "p99 ms",
@@ -45,25 +50,40 @@ def table(rows: Sequence[Row]) -> Table:
 
 
 def stages(rows: Sequence[Row]) -> Table:
-    """Where the server says that the time of a call went, mean milliseconds."""
+    """Where the time of an image went as server and limit tell it, mean milliseconds on the clock."""
     told = [row for row in rows if row.stages]
-    names = list(told[0].stages) if told else []
+    names = list(dict.fromkeys(name for row in told for name in row.stages))
     made = Table("workload", "way", "callers", *(name.replace("_", " ") for name in names))
     for row in told:
-        figures = (f"{row.stages[name]:.2f}" for name in names)
+        figures = (_said(row.stages.get(name, math.nan), 2) for name in names)
         made.add_row(row.workload, row.way, _callers(row), *figures)
     return made
 
 
-def show(rows: Sequence[Row], facts: Mapping[str, object], notes: Sequence[str]) -> None:
+def verdicts(goals: Sequence[Goal]) -> Table:
+    """Every goal that this run has a figure for."""
+    made = Table("goal", "wanted", "figure", "", "note")
+    for goal in goals:
+        if goal.met is not None:
+            said = "met" if goal.met else "missed"
+            made.add_row(goal.what, goal.wanted, f"{goal.figure:.2f}", said, goal.note)
+    return made
+
+
+def show(found: Evidence, facts: Mapping[str, object], notes: Sequence[str]) -> None:
     """Prints everything."""
+    rows, goals = found.rows, judged(found)
     console = Console()
     console.width = max(170, console.width)
     console.print(table(rows))
     if any(row.stages for row in rows):
         console.print(stages(rows))
+    if any(goal.met is not None for goal in goals):
+        console.print(verdicts(goals))
     for name in dict.fromkeys(row.workload for row in rows):
         console.print(f"{name}: {WORKLOADS[name].title}", highlight=False)
+    if (others := max(row.others for row in rows)) > QUIET:
+        console.print(f"other work took up to {others:.1f} cores: these figures judge nothing", style="red")
     for note in notes:
         console.print(note, highlight=False)
     console.print(", ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
@@ -72,6 +92,22 @@ def show(rows: Sequence[Row], facts: Mapping[str, object], notes: Sequence[str])
 
 def _callers(row: Row) -> str:
     return f"{row.arrivals:.0f}/s" if row.arrivals else str(row.callers or "")
+
+
+def document(found: Evidence, facts: Mapping[str, object], notes: Sequence[str]) -> dict[str, object]:
+    """Everything, for JSON: what was not measured is null."""
+    goals = [asdict(goal) | {"figure": None if goal.met is None else goal.figure} for goal in judged(found)]
+    rows = [
+        asdict(row) | {"limit_share": shares(found.rows).get(place)} for place, row in enumerate(found.rows)
+    ]
+    return {
+        "machine": dict(facts),
+        "notes": list(notes),
+        "rows": rows,
+        "startup": asdict(found.startup) if found.startup else None,
+        "drift": asdict(found.drift) if found.drift else None,
+        "goals": goals,
+    }
 
 
 def _said(value: float, digits: int) -> str:

@@ -20,6 +20,10 @@ LOAD = 0.7
 """Share of a way's peak at which calls come in its open loop."""
 
 
+ONE_BY_ONE = "W4"
+"""The workload on which a request is compared with the engine in process, one caller each."""
+
+
 @dataclass(frozen=True)
 class Extent:
     """How much is measured: callers of the closed loops, seconds of a run, rounds, open loop or not."""
@@ -51,8 +55,12 @@ def run(task: Task, ways: Sequence[Way], extent: Extent, *, limit: bool, loop: b
             turns.append(lambda: bare.run(seconds=seconds))
         if loop:
             turns.append(lambda: measure.loop(task, seconds=seconds))
+        callers = extent.callers
+        if task.workload.name == ONE_BY_ONE:
+            turns.append(lambda: measure.engine(task, seconds=seconds))
+            callers = tuple(sorted({1, *callers}))
         up = [stack.enter_context(measure.served(way, task)) for way in ways if way.serves(task.workload)]
-        turns += [_closed(one, callers, seconds) for one in up for callers in extent.callers]
+        turns += [_closed(one, count, seconds) for one in up for count in callers]
         rows = [summary(rounds) for rounds in rotated(turns, extent.rounds)]
         if extent.open_loop:
             rates = [LOAD * max(row.rate for row in rows if row.way == one.way.name) for one in up]

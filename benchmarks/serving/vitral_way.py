@@ -10,7 +10,7 @@ import sys
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.processes import family
+from benchmarks.serving.pictures import LARGE
 from benchmarks.serving.way import Call, Picture, Running
 from benchmarks.serving.workload import Workload, viewed
 
@@ -37,6 +38,7 @@ class VitralWay:
         name: `vitral`, with what sets a variant apart behind a plus sign.
         args: further flags of the server.
         tree: another checkout whose server and client run; None for this one.
+        drifts: whether other answers than the engine's are what it is for.
     """
 
     name: str = "vitral"
@@ -44,6 +46,7 @@ class VitralWay:
     python: Path = Path(sys.executable)
     args: tuple[str, ...] = ()
     tree: Path | None = None
+    drifts: bool = False
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -53,12 +56,19 @@ class VitralWay:
         return {**os.environ, "PYTHONPATH": os.pathsep.join(str(self.tree / room) for room in ROOMS)}
 
     def missing(self) -> str:
-        """Nothing: it is here."""
-        return ""
+        """Nothing, unless this server does not know a flag."""
+        from vitral_server.config import ServerConfig
+
+        known = {f"--{item.name.replace('_', '-')}" for item in fields(ServerConfig)} | {"--model"}
+        unknown = [
+            flag for flag in self.args if flag.startswith("--") and flag.partition("=")[0] not in known
+        ]
+        return f"this server has no {', '.join(unknown)}" if unknown and self.tree is None else ""
 
     def serves(self, workload: Workload) -> bool:
-        """All of them."""
-        return True
+        """All of them; what is for large pictures, those."""
+        height, width = workload.pictures
+        return not self.drifts or height * width >= LARGE
 
     @contextmanager
     def start(self, repo: Path, workload: Workload) -> Iterator[Running]:
