@@ -78,7 +78,7 @@ class Limit:
 
         def work(number: int) -> None:
             buffers, made = self._room(session, how.batch)
-            while time.perf_counter() < until:
+            while not done[number] or time.perf_counter() < until:
                 self._once(session, buffers, made, [turn() for _ in range(how.batch)], spent[number])
                 done[number] += how.batch
 
