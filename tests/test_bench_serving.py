@@ -229,5 +229,6 @@ def test_the_command_measures_judges_and_writes(
     assert all(row["rate"] > 0 for row in document["rows"])
     judged = {goal["what"] for goal in document["goals"] if goal["met"] is not None}
     assert judged == {"W1-half served / limit", "W1-half, open loop at 70 % of peak, p99 / p50"}
-    assert Image.open(tmp_path / "all.png").size == (1680, 600)
+    with Image.open(tmp_path / "all.png") as drawn:
+        assert drawn.size == (1680, 600)
     assert "W1-half served / limit" in capsys.readouterr().out

@@ -39,7 +39,9 @@ def chosen(args: argparse.Namespace) -> tuple[list[Way], list[str]]:
         way = find(name)
         if lacks := way.missing():
             notes.append(f"{name} is missing: {lacks}")
-        elif isinstance(way, VitralWay):
+            continue
+        notes.append(f"{name}: {way.title}")
+        if isinstance(way, VitralWay):
             ways.append(replace(way, args=(*way.args, *shlex.split(args.server_args))))
         else:
             ways.append(way)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -185,9 +187,16 @@ def loop(task: Task, *, seconds: float) -> Figures:
     """A plain torch loop, which serves nobody either."""
     line = ["--workload", task.workload.name, "--pictures", str(task.pictures)]
     line += ["--seconds", str(seconds), "--json"]
+    start, busy, own = time.perf_counter(), processes.busy(), _children_cpu_s()
     told = _told(Path(sys.executable), "peers.loop", line, os.environ)
+    others = (processes.busy() - busy - (_children_cpu_s() - own)) / (time.perf_counter() - start)
     images, took, cpu = int(told["images"]), float(told["seconds"]), float(told["cpu_s"])
-    return Figures(LOOP, task.workload.name, 0, images, took, server_cpu_s=cpu)
+    return Figures(LOOP, task.workload.name, 0, images, took, server_cpu_s=cpu, others=others)
+
+
+def _children_cpu_s() -> float:
+    spent = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return spent.ru_utime + spent.ru_stime
 
 
 def _keyed(told: dict[str, Any]) -> dict[str, Any]:
