@@ -40,7 +40,8 @@ def chosen(args: argparse.Namespace) -> tuple[list[Way], list[str]]:
         if lacks := way.missing():
             notes.append(f"{name} is missing: {lacks}")
             continue
-        notes.append(f"{name}: {way.title}")
+        if way.title != name:
+            notes.append(f"{name}: {way.title}")
         if isinstance(way, VitralWay):
             ways.append(replace(way, args=(*way.args, *shlex.split(args.server_args))))
         else:

@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with find(args.way).caller(args.address, WORKLOADS[args.workload]) as call:
         if args.answers:
             np.save(args.answers, answers(call, every))
-        closed(call, turn, callers=min(args.callers, MOST_CALLERS), seconds=args.warm_up)
+        closed(call, turn, callers=min(args.callers, 8), seconds=args.warm_up)
 
         def run() -> Outcome:
             if args.rate:

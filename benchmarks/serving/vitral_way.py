@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from vitral_client import Client
 
 ROOMS = ("protos", "server", "export", "clients")
+TIMEOUT = 300.0
+"""Seconds of a call: where many callers wait for a slow model, none is to give up."""
+
 STAGES = ("decode_ms", "preprocess_ms", "queue_ms", "run_ms", "encode_ms", "total_ms", "batch_size")
 
 
@@ -96,7 +99,7 @@ class VitralWay:
         """One client, shared by all threads."""
         from vitral_client import Client
 
-        with Client(address) as client:
+        with Client(address, timeout=TIMEOUT) as client:
             yield _VitralCall(client, workload)
 
 
