@@ -140,9 +140,9 @@ def test_the_limit_is_the_fastest_arrangement() -> None:
 def test_goals_are_judged_by_the_figures() -> None:
     late = {50: 10.0, 99: 31.0}
     rows = [
-        row("limit", "W1", 1000),
-        row("vitral", "W1", 560, latency={99: 20.0}),
-        row("triton", "W1", 400, latency={99: 10.0}),
+        row("limit", "W1", 1000, server_cpu_s=4.0),
+        row("vitral", "W1", 560, latency={99: 20.0}, server_cpu_s=2.8, client_cpu_s=1.12),
+        row("triton", "W1", 400, latency={99: 10.0}, server_cpu_s=2.4, client_cpu_s=1.6),
         row("limit", "W2", 300),
         row("vitral", "W2", 230),
         row("plain", "W2", 200),
@@ -164,6 +164,9 @@ def test_goals_are_judged_by_the_figures() -> None:
         "resident memory after some calls, MB": True,
     }
     assert found["W1 against Triton"].figure == pytest.approx(1.4)
+    assert found["W1 against Triton"].note == (
+        "CPU ms an image, both sides: limit 2.00, vitral 3.50, Triton 5.00; without any RPC 2.50 x"
+    )
     assert found["W2 against the torch loop"].met is None, "nobody has measured it"
     document = report.document(Evidence(rows), {"cores": 2}, ["a note"])
     assert json.loads(json.dumps(document, allow_nan=False))["rows"][1]["limit_share"] == 0.56

@@ -78,7 +78,7 @@ def _peers(found: Evidence) -> Iterator[Goal]:
 def _arithmetic(found: Evidence, workload: str) -> str:
     """How much faster than Triton anything could be that serves on the same cores."""
     bare, ours, theirs = (found.row(way, workload) for way in (LIMIT, VITRAL, "triton"))
-    if not (bare and ours and theirs):
+    if not (bare and ours and theirs and bare.server_cpu):
         return ""
     spent = [row.server_cpu + row.client_cpu for row in (bare, ours, theirs)]
     said = f"CPU ms an image, both sides: limit {spent[0]:.2f}, vitral {spent[1]:.2f}, Triton {spent[2]:.2f}"
