@@ -32,7 +32,8 @@ define need_python
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo export serve test test-kill lint proto proto-check golden-torchvision bench bench-extract bench-extract-many bench-gpu test-gpu clean
+.PHONY: help setup demo export serve test test-gpu test-kill lint proto proto-check golden-torchvision \
+	bench bench-full bench-extract bench-extract-many bench-gpu clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is"
@@ -114,8 +115,14 @@ $(TORCHVISION_READY): constraints-torchvision.txt
 		numpy pillow scikit-image torch torchvision transformers
 	@touch $@
 
-bench: $(READY) ## Measure PyTorch eager, the engine in process and served, in one run
-	@$(BIN)/python -m benchmarks.thread $(ARGS)
+bench: $(READY) ## Measure the server beside its limit, a torch loop and a plain gRPC server (three minutes)
+	@$(BIN)/python -m benchmarks.serving --startup $(ARGS)
+
+# Peers that are not there are named as missing.
+bench-full: $(READY) ## Measure every workload, way and number of callers, table, plot and JSON (an hour)
+	@mkdir -p build
+	@$(BIN)/python -m benchmarks.serving --workloads all --ways all --callers 1,8,64 --seconds 5 \
+		--open-loop --startup --json build/bench.json --plot build/bench.png $(ARGS)
 
 bench-extract: $(READY) ## Measure `vitral extract` against the sum of its parts and a PyTorch loop
 	@$(BIN)/python -m benchmarks.extract $(ARGS)

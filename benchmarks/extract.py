@@ -26,8 +26,10 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks import extract_loop, extract_parts, extract_run
+from benchmarks.base_model import NAME, export
 from benchmarks.extract_pictures import draw
-from benchmarks.thread import NAME, export, machine
+from benchmarks.machine import machine
+from benchmarks.processes import busy
 from vitral.tensors import Array
 
 AGREEMENT = 2e-3
@@ -67,18 +69,11 @@ Way = Callable[[], dict[str, float]]
 
 def timed(way: Way, pictures: int) -> Figures:
     """Runs one way; where it tells `sum` and `sum_cpu`, these are its seconds and not those of the call."""
-    busy, cpu, start = _busy(), time.process_time(), time.perf_counter()
+    worked, cpu, start = busy(), time.process_time(), time.perf_counter()
     parts = way()
     seconds, cpu_s = time.perf_counter() - start, time.process_time() - cpu
-    others = (_busy() - busy - cpu_s) / seconds
+    others = (busy() - worked - cpu_s) / seconds
     return Figures(parts.pop("sum", seconds), parts.pop("sum_cpu", cpu_s), pictures, others, parts)
-
-
-def _busy() -> float:
-    """Seconds that all cores together have worked, or have been kept from it by the host (Linux)."""
-    _, *ticks = Path("/proc/stat").read_text().splitlines()[0].split()
-    user, nice, system, _, _, *rest = map(int, ticks[:8])
-    return (user + nice + system + sum(rest)) / os.sysconf("SC_CLK_TCK")
 
 
 def rounds(ways: dict[str, tuple[Way, int]], count: int) -> dict[str, list[Figures]]:

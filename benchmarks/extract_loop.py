@@ -12,7 +12,7 @@ from PIL import Image
 from safetensors.numpy import save_file
 from transformers import ViTImageProcessorPil
 
-from benchmarks.thread import SEED
+from benchmarks.base_model import SEED
 from vitral.tensors import Array
 from vitral_export.modules import PatchEmbedding
 

@@ -22,8 +22,9 @@ from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 
+from benchmarks.base_model import NAME, export
 from benchmarks.extract_pictures import SIZES, cut, photographs
-from benchmarks.thread import NAME, export, machine
+from benchmarks.machine import machine
 
 BIN = Path(sys.executable).parent
 FOLDERS = 50

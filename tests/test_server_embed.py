@@ -94,7 +94,7 @@ def test_mixed_concurrent_batches_equal_torch(base_repo: Path, tmp_path: Path, t
 
     # The delay lets the queue fill, so that requests share batches on any machine.
     with (
-        running(base_repo, "--queue-delay-ms", "40", log=tmp_path / "log") as server,
+        running(base_repo, "--queue-delay-ms", "40", "--instances", "1", log=tmp_path / "log") as server,
         Client(server.address) as client,
         ThreadPoolExecutor(12) as pool,
     ):

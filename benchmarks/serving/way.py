@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,15 @@ Picture: TypeAlias = bytes | NDArray[np.uint8]
 
 Call: TypeAlias = Callable[[Picture], NDArray[Any]]
 """One blocking request through the way's own client: a picture to its output, without the batch axis."""
+
+
+@runtime_checkable
+class Staged(Protocol):
+    """A call that knows where the server spent its time."""
+
+    def stages(self) -> dict[str, float]:
+        """Mean milliseconds of each stage over the calls since the last time this was asked."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -42,10 +51,20 @@ class Way(Protocol):
     Neither may import at module level what only one of the two environments has.
     """
 
-    name: str
-    title: str
-    python: Path
-    """Interpreter whose environment has the way's client."""
+    @property
+    def name(self) -> str:
+        """By which the command knows it."""
+        ...
+
+    @property
+    def title(self) -> str:
+        """What it is, for tables and plots."""
+        ...
+
+    @property
+    def python(self) -> Path:
+        """Interpreter whose environment has its client."""
+        ...
 
     def missing(self) -> str:
         """What has to be installed first, in words; empty when all is there."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
+from typing import Any
+
+from numpy.typing import NDArray
 
 
 @dataclass(frozen=True)
@@ -65,3 +68,8 @@ _ALL = (
 
 WORKLOADS: Mapping[str, Workload] = MappingProxyType({one.name: one for one in _ALL})
 """Every workload by name."""
+
+
+def viewed(array: NDArray[Any], workload: Workload) -> NDArray[Any]:
+    """The part of a whole tensor (N, D) that the workload wants; the CLS token is its first row."""
+    return array[0] if workload.view == "cls" else array

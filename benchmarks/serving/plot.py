@@ -1,0 +1,78 @@
+"""Two pictures of a run: images a second as shares of the limit, and the latencies of the open loops."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.serving.figures import Row
+from benchmarks.serving.goals import CALLERS
+from benchmarks.serving.report import shares
+from benchmarks.serving.ways import LIMIT
+
+_LAST = 99.9
+"""Percentile at which a curve ends: the one call that was slowest says little."""
+
+
+def draw(rows: Sequence[Row], file: Path) -> None:
+    """Writes a PNG: bars, and beside them one curve for each open loop where there are any."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    late = [row for row in rows if row.arrivals and row.latency]
+    figure = Figure(figsize=(14 if late else 8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(1, 2 if late else 1, squeeze=False)[0]
+    _bars(axes[0], rows)
+    if late:
+        _curves(axes[1], late)
+    figure.savefig(file, dpi=120)
+
+
+def _bars(axes: Any, rows: Sequence[Row]) -> None:
+    parts = {(rows[place].way, rows[place].workload): share for place, share in _shown(rows).items()}
+    names = list(dict.fromkeys(way for way, _ in parts))
+    workloads = list(dict.fromkeys(workload for _, workload in parts))
+    width = 0.8 / max(len(names), 3)
+    for index, way in enumerate(names):
+        shown = [(place, parts[way, name]) for place, name in enumerate(workloads) if (way, name) in parts]
+        left = [place + (index - (len(names) - 1) / 2) * width for place, _ in shown]
+        bars = axes.bar(left, [share for _, share in shown], width, label=way)
+        axes.bar_label(bars, fmt="%.2f", fontsize=7)
+    axes.axhline(1.0, color="grey", linewidth=0.8)
+    axes.set_xticks(range(len(workloads)), workloads)
+    axes.set_ylabel("images/s, share of the limit (no RPC)")
+    axes.set_title(f"{CALLERS} callers, client and server on the same cores", fontsize=10)
+    if names:
+        axes.legend(fontsize=8)
+
+
+def _shown(rows: Sequence[Row]) -> dict[int, float]:
+    """Shares of the closed loops that are drawn, by the row's place: those of eight callers, or of none."""
+    every = shares(rows)
+    return {
+        place: share
+        for place, share in every.items()
+        if rows[place].way != LIMIT and not rows[place].arrivals and rows[place].callers in (0, CALLERS)
+    }
+
+
+def _curves(axes: Any, late: Sequence[Row]) -> None:
+    for row in late:
+        points = [(percent, value) for percent, value in sorted(row.latency.items()) if percent <= _LAST]
+        # Each further nine is as far from the one before as that from its own.
+        axes.plot(
+            [1 / (1 - percent / 100) for percent, _ in points],
+            [value for _, value in points],
+            label=f"{row.workload} {row.way}, {row.arrivals:.0f}/s",
+        )
+    ticks = (50, 90, 99, 99.9)
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xticks([1 / (1 - percent / 100) for percent in ticks], [f"{percent:g} %" for percent in ticks])
+    axes.minorticks_off()
+    axes.set_xlabel("calls answered")
+    axes.set_ylabel("ms from the scheduled arrival")
+    axes.set_title("open loop at 70 % of each way's peak", fontsize=10)
+    axes.legend(fontsize=8)
