@@ -21,7 +21,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.thread import NAME, export
+from benchmarks.base_model import NAME, export
 from vitral.errors import VitralError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import cuda, device, goldens

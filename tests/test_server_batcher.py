@@ -238,7 +238,7 @@ async def test_a_run_thread_that_ends_is_seen_and_nobody_hangs(
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     batcher = desk.batcher()
     monkeypatch.setattr(
-        batcher, "_run", lambda number, batch: (_ for _ in ()).throw(SystemError("thread ends"))
+        batcher, "_run", lambda batch: (_ for _ in ()).throw(SystemError("thread ends"))
     )
     batcher.submit(desk.request(_row(0))[1])
     await _until(batcher.fault)

@@ -54,17 +54,23 @@ class Batcher:
         self._ready = threading.Condition()
         self._closed = False
         self._dead = ""
-        self._running: dict[int, float] = {}
+        self._busy = 0  # runs that have taken a batch
+        self._running: dict[int, float] = {}  # thread to when its run began
         self._failures = 0
         self._threads = [
-            threading.Thread(target=self._work, args=(i,), name=f"run {name} {i}", daemon=True)
+            threading.Thread(target=self._work, name=f"run {name} {i}", daemon=True)
             for i in range(options.instances)
         ]
         for thread in self._threads:
             thread.start()
 
-    def submit(self, tickets: list[Ticket]) -> None:
+    def submit(self, tickets: list[Ticket], *, here: bool = False) -> None:
         """Queues the rows of a request.
+
+        Args:
+            tickets: the rows.
+            here: whether this thread may do the next run, if one can begin. On a CPU that is the shortest
+                way: the row is still in the core's cache, and no thread has to be woken.
 
         Raises:
             QueueFullError: the model's own queue limit would be crossed.
@@ -81,7 +87,13 @@ class Batcher:
                 waiting = f"{len(self._queue)} images wait and {len(tickets)} more came"
                 raise QueueFullError(f"{waiting}; the limit of this model is {limit}")
             self._queue.extend(tickets)
-            self._ready.notify()
+            free = self._busy < self._options.instances
+            if not (here and free and self._session.has_crowd and not self._options.delay):
+                self._ready.notify()
+                return
+            batch = self._next()
+        if batch:
+            self._run(batch)
 
     def fault(self) -> str:
         """Why this session is dead or stuck; empty while it is well."""
@@ -100,11 +112,11 @@ class Batcher:
         for thread in self._threads:
             thread.join(timeout=0.5)
 
-    def _work(self, number: int) -> None:
+    def _work(self) -> None:
         try:
             while (batch := self._take()) is not None:
                 if batch:
-                    self._run(number, batch)
+                    self._run(batch)
         except BaseException as error:  # whatever ends this thread must be seen
             self._die(f"its run thread ended: {error!r}")
             raise
@@ -112,20 +124,33 @@ class Batcher:
     def _take(self) -> list[Ticket] | None:
         """The next batch; empty when all were dropped, None when closed."""
         with self._ready:
-            while not self._queue and not self._closed and not self._dead:
+            while not self._dead and not (self._queue and self._busy < self._options.instances):
+                if self._closed and not self._queue:
+                    return None
                 self._ready.wait()
-            if not self._queue or self._dead:
+            if self._dead:
                 return None
             self._wait_to_fill()
-            batch: list[Ticket] = []
-            most = self._share()
-            while self._queue and len(batch) < most:
-                ticket = self._queue.popleft()
-                if self._live(ticket):
-                    batch.append(ticket)
-            if self._queue:
+            return self._next()
+
+    def _next(self) -> list[Ticket]:
+        """The next batch, and a run taken for it unless it is empty. With the lock held."""
+        batch: list[Ticket] = []
+        most = self._share()
+        while self._queue and len(batch) < most:
+            ticket = self._queue.popleft()
+            if self._live(ticket):
+                batch.append(ticket)
+        self._busy += bool(batch)
+        if self._queue:
+            self._ready.notify()
+        return batch
+
+    def _done(self) -> None:
+        with self._ready:
+            self._busy -= 1
+            if self._queue or self._closed:
                 self._ready.notify()
-            return batch
 
     def _share(self) -> int:
         """Rows of the next run: several that share the cores leave each other their part of the queue."""
@@ -136,8 +161,10 @@ class Batcher:
 
     def _wait_to_fill(self) -> None:
         options = self._options
+        if not options.delay:
+            return
         until = self._queue[0].came + options.delay
-        while options.delay and len(self._queue) < options.max_batch and (left := until - monotonic()) > 0:
+        while self._queue and len(self._queue) < options.max_batch and (left := until - monotonic()) > 0:
             self._ready.wait(left)
 
     def _live(self, ticket: Ticket) -> bool:
@@ -148,10 +175,10 @@ class Batcher:
             ticket.assembly.fail(DeadlineError(f"the deadline passed {late * 1e3:.0f} ms ago, in the queue"))
         return late <= 0
 
-    def _run(self, number: int, batch: list[Ticket]) -> None:
-        start = monotonic()
+    def _run(self, batch: list[Ticket]) -> None:
+        start, thread = monotonic(), threading.get_ident()
         alone = not self._running and not self._queue
-        self._running[number] = start
+        self._running[thread] = start
         try:
             with self._session.lease(self._options.max_batch) as buffers:
                 for place, ticket in enumerate(batch):
@@ -163,7 +190,8 @@ class Batcher:
         except Exception:
             self._failed(batch)
         finally:
-            del self._running[number]
+            del self._running[thread]
+            self._done()
 
     def _deliver(self, batch: list[Ticket], outputs: dict[str, Array], start: float, run_ms: float) -> None:
         rows: dict[Assembly, list[tuple[int, int]]] = {}

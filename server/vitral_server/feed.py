@@ -48,7 +48,7 @@ class Feed:
                 self._rows[index] = self._at_once(picture)
         slow = [index for index, row in enumerate(self._rows) if row is None]
         if not slow:
-            self._submit()
+            self._submit(here=False)
             return
         self._left = len(slow)
         for index in slow:
@@ -97,7 +97,7 @@ class Feed:
             last = self._left == 0
         if last:
             try:
-                self._submit()
+                self._submit(here=True)
             except VitralError as error:
                 error.__traceback__ = None
                 self._assembly.fail(error)
@@ -118,8 +118,11 @@ class Feed:
         except ImageError as error:
             return _bare(error)
 
-    def _submit(self) -> None:
+    def _submit(self, *, here: bool) -> None:
         """Queues every row.
+
+        Args:
+            here: whether this thread may run them too.
 
         Raises:
             QueueFullError: the model's own queue limit would be crossed.
@@ -136,7 +139,7 @@ class Feed:
                 tickets.setdefault(door, []).append(Ticket(assembly, index, row.array, now))
         self._rows = []
         for door, queued in tickets.items():
-            plan.served.batcher_of(plan.sessions[door]).submit(queued)
+            plan.served.batcher_of(plan.sessions[door]).submit(queued, here=here)
 
 
 def _bare(error: ImageError) -> ImageError:
