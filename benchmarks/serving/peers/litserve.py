@@ -38,6 +38,7 @@ class Arrangement:
     fast_queue: bool = True
 
     def __str__(self) -> str:
+        """In words."""
         queue = "ZeroMQ" if self.fast_queue else "default queue"
         return f"{self.workers} workers x {self.threads} threads, {queue}"
 

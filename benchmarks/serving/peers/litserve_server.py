@@ -19,7 +19,7 @@ from benchmarks.serving.workload import WORKLOADS, Workload
 BINARY = "application/octet-stream"
 
 
-class Embeddings(litserve.LitAPI):
+class Embeddings(litserve.LitAPI):  # type: ignore[misc]
     """One picture a request; each worker is a process with a session of its own."""
 
     def __init__(self, version: Path, workload: Workload, threads: int) -> None:

@@ -1,4 +1,4 @@
-"""A plain loop over transformers and PyTorch, which serves nobody: pictures in, outputs in the wanted element type.
+"""A plain loop over transformers and PyTorch, which serves nobody: pictures in, outputs out.
 
 python -m benchmarks.serving.peers.loop --workload W2 --pictures FOLDER --seconds 10 --json
 """

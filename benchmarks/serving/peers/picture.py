@@ -1,4 +1,4 @@
-"""From pictures to a model's input as people write it: Pillow, NumPy, and the checkpoint's preprocessor_config.json.
+"""From pictures to a model's input as people write it: Pillow, NumPy and preprocessor_config.json.
 
 The peers' servers share it, in environments where nothing of vitral is installed.
 """

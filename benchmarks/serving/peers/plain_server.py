@@ -1,4 +1,4 @@
-"""The server that anyone would write: grpcio's generated classes, Pillow, NumPy and onnxruntime with its defaults.
+"""The server that anyone would write: grpcio's generated classes, Pillow, NumPy, onnxruntime's defaults.
 
 python -m benchmarks.serving.peers.plain_server models/patch-embedding
 """
@@ -50,7 +50,8 @@ class Embeddings(rpc.EmbeddingServiceServicer):
 def main() -> None:
     """Serves until it is ended; the port is the first line it prints."""
     server = grpc.server(ThreadPoolExecutor(max_workers=10), options=OPTIONS)
-    rpc.add_EmbeddingServiceServicer_to_server(Embeddings(newest(Path(sys.argv[1]))), server)
+    embeddings = Embeddings(newest(Path(sys.argv[1])))  # type: ignore[abstract]  # the other methods are not called
+    rpc.add_EmbeddingServiceServicer_to_server(embeddings, server)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(port, flush=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -37,6 +38,8 @@ def started(
 ) -> Iterator[tuple[int, ...]]:
     """Runs a server, gives the pids of all its processes when `ready` says so, and ends them on exit.
 
+    It is ended too when the thread that started it dies, by whatever means, where the system has setpriv.
+
     Args:
         command: its command line, run in `ROOT`.
         ready: asks whether it answers; called again and again.
@@ -50,7 +53,7 @@ def started(
     with log.open("wb") as said:
         # Its own session: Ctrl-C reaches this process alone, which then ends the server's whole group.
         process = subprocess.Popen(
-            command,
+            [*_leash(), *command],
             cwd=ROOT,
             env={**os.environ, **(environ or {})},
             stdin=subprocess.DEVNULL,
@@ -63,6 +66,12 @@ def started(
         yield family(process.pid)
     finally:
         _end(process)
+
+
+def _leash() -> list[str]:
+    """A command in front of another, which becomes that one and asks the kernel for SIGTERM when we die."""
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "TERM"] if setpriv else []
 
 
 def family(pid: int) -> tuple[int, ...]:
@@ -82,7 +91,7 @@ def _await(process: subprocess.Popen[bytes], ready: Callable[[], bool], log: Pat
         if code is not None or time.monotonic() > until:
             state = f"was not ready after {within:.0f} s" if code is None else f"ended with {code}"
             tail = log.read_text(errors="replace")[-2000:]
-            raise SystemExit(f"{Path(process.args[0]).name} {state}:\n{tail}")  # type: ignore[index]
+            raise SystemExit(f"the server {state}:\n{tail}")
         time.sleep(0.05)
 
 

@@ -117,7 +117,7 @@ def _place_stub(home: Path) -> None:
 
 
 def _environ() -> dict[str, str]:
-    """The stub finds its packages by the first Python on PATH, whatever PYTHONPATH says, and links libpython."""
+    """The stub finds packages by the first Python on PATH, whatever PYTHONPATH says, and links libpython."""
     libraries = [venv.library_folder(), os.environ.get("LD_LIBRARY_PATH", "")]
     return {
         "PATH": os.pathsep.join((str(venv.PYTHON.parent), os.environ.get("PATH", os.defpath))),

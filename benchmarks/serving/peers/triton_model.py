@@ -47,4 +47,5 @@ class TritonPythonModel:
         if self.input.type == "tensor(float)":
             images = self.preprocessor.normalise(images)
         [rows] = self.session.run([self.output], {self.input.name: images})
-        return (rows[:, 0] if self.cls else rows).astype(self.dtype, copy=False)
+        array: NDArray[Any] = (rows[:, 0] if self.cls else rows).astype(self.dtype, copy=False)
+        return array

@@ -41,6 +41,7 @@ class Arrangement:
     graph: str = "model_uint8.onnx"
 
     def __str__(self) -> str:
+        """In words."""
         batching = f"batches of up to {MAX_BATCH}" if self.batching else "no batching"
         return f"{self.instances} x {self.threads} threads, {batching}, {self.graph}"
 

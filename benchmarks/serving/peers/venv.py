@@ -34,8 +34,8 @@ def version() -> str:
 
 def library_folder() -> str:
     """Where its libpython is; empty where Python was built without one, and the system's has to do."""
-    code = "import sysconfig as s; print(s.get_config_var('LIBDIR') if s.get_config_var('Py_ENABLE_SHARED') else '')"
-    return _told(code)
+    shared = "s.get_config_var('Py_ENABLE_SHARED')"
+    return _told(f"import sysconfig as s; print(s.get_config_var('LIBDIR') if {shared} else '')")
 
 
 @cache
