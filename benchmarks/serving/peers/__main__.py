@@ -20,6 +20,9 @@ from benchmarks.serving.peers import PEERS, search, smoke
 from benchmarks.serving.peers.smoke import Material, Result
 from benchmarks.serving.workload import WORKLOADS
 
+_WORDS = ("", "workload", "set up")
+_FIGURES = ("images/s", "p99 ms", "CPU ms server", "client")
+
 
 def _names(text: str) -> list[str]:
     return text.split(",")
@@ -72,10 +75,14 @@ def _of(args: argparse.Namespace, repo: Path, material: Material) -> list[Result
 def show(found: Sequence[Result], *, callers: int) -> None:
     """The table."""
     table = Table(title=f"the peers, {callers} callers")
-    for column in ("", "workload", "set up", "images/s", "p99 ms", "relative L2", "processes"):
-        table.add_column(column, justify="left" if column in ("", "set up") else "right")
+    for column in (*_WORDS, *_FIGURES, "relative L2", "processes"):
+        table.add_column(column, justify="left" if column in _WORDS else "right")
     for one in found:
-        speed = (f"{one.images_per_s:.0f}", f"{one.p99_ms:.1f}") if one.images_per_s else ("-", "-")
+        figures = (one.images_per_s, one.p99_ms, one.server_ms, one.client_ms)
+        speed = [
+            f"{figure:.{digits}f}" if figure else "-"
+            for figure, digits in zip(figures, (0, 1, 2, 2), strict=True)
+        ]
         table.add_row(one.title, one.workload, one.note, *speed, f"{one.rel_l2:.1e}", str(one.processes))
     console = Console()
     console.width = max(140, console.width)

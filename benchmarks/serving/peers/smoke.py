@@ -8,7 +8,7 @@ import random
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.extract_pictures import cut, photographs
+from benchmarks.serving.peers.process import cpu_seconds
 from benchmarks.serving.way import Call, Picture, Way
 from benchmarks.serving.workload import Workload
 
@@ -79,11 +80,13 @@ class Result:
     """What a way came to.
 
     Attributes:
-        title: how it was set up is in `note`.
+        title: the way; how it was set up is in `note`.
         rel_l2: distance of its answer.
         processes: number of its server's.
-        images_per_s: 0 where it was not measured.
+        images_per_s: 0, as the following are, where it was not measured.
         p99_ms: 99th percentile of the latency.
+        server_ms: the server's processor milliseconds an image.
+        client_ms: this process's.
     """
 
     title: str
@@ -93,6 +96,8 @@ class Result:
     processes: int
     images_per_s: float = 0.0
     p99_ms: float = 0.0
+    server_ms: float = 0.0
+    client_ms: float = 0.0
 
 
 def run(way: Way, repo: Path, material: Material, *, callers: int, seconds: float) -> Result:
@@ -100,12 +105,20 @@ def run(way: Way, repo: Path, material: Material, *, callers: int, seconds: floa
     workload = material.workload
     with way.start(repo, workload) as running, way.caller(running.address, workload) as call:
         gap = material.check(way.name, call(material.pictures[0]))
-        rate = p99 = 0.0
-        if seconds:
-            closed(call, material.pictures, callers=callers, seconds=_WARM_UP)
-            latencies = closed(call, material.pictures, callers=callers, seconds=seconds)
-            rate, p99 = len(latencies) / seconds, float(np.percentile(latencies, 99)) * 1e3
-        return Result(way.title, running.note, workload.name, gap, len(running.pids), rate, p99)
+        result = Result(way.title, running.note, workload.name, gap, len(running.pids))
+        if not seconds:
+            return result
+        closed(call, material.pictures, callers=callers, seconds=_WARM_UP)
+        server, client = cpu_seconds(running.pids), time.process_time()
+        latencies = closed(call, material.pictures, callers=callers, seconds=seconds)
+        count = len(latencies)
+        return replace(
+            result,
+            images_per_s=count / seconds,
+            p99_ms=float(np.percentile(latencies, 99)) * 1e3,
+            server_ms=(cpu_seconds(running.pids) - server) / count * 1e3,
+            client_ms=(time.process_time() - client) / count * 1e3,
+        )
 
 
 def closed(call: Call, pictures: Sequence[Picture], *, callers: int, seconds: float) -> list[float]:
