@@ -35,8 +35,8 @@ SPACES: Mapping[str, Space] = MappingProxyType(
             triton.Triton,
             triton_repository.Arrangement(),
             (
-                {"instances": (1, 2, 3), "threads": (1, 2)},
-                {"batching": (True, False)},
+                {"instances": (1, 2, 3), "batching": (True, False)},
+                {"threads": (1, 2)},
                 {"graph": ("model_uint8.onnx", "model.onnx")},
             ),
         ),
