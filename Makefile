@@ -24,6 +24,9 @@ PROTO_BIN := $(PROTO_VENV)/bin
 PROTO_READY := $(PROTO_VENV)/.ready
 TORCHVISION_VENV := .venv-torchvision
 TORCHVISION_READY := $(TORCHVISION_VENV)/.ready
+PEERS_VENV := .venv-peers
+PEERS_READY := $(PEERS_VENV)/.ready
+PEERS_PINS := benchmarks/serving/peers/constraints.txt
 # The released contract: `.venv/bin/buf build -o protos/vitral-v1.binpb`, run once at the first release and checked in.
 RELEASED := protos/vitral-v1.binpb
 
@@ -33,7 +36,7 @@ name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
 .PHONY: help setup demo export serve test test-gpu test-kill lint proto proto-check golden-torchvision \
-	bench bench-full bench-extract bench-extract-many bench-gpu clean
+	bench bench-full bench-extract bench-extract-many bench-gpu bench-peers clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is"
@@ -134,6 +137,18 @@ bench-gpu: $(READY) ## Measure a GPU: buckets, CUDA graphs, instances, TF32, Ten
 	@$(BIN)/python tools/need_gpu.py
 	@$(BIN)/python -m benchmarks.gpu $(ARGS)
 
+bench-peers: $(READY) $(PEERS_READY) ## Hold the answers of other servers (Triton, LitServe, plain grpcio) against the engine's
+	@$(BIN)/python -m benchmarks.serving.peers $(ARGS)
+
+$(PEERS_READY): $(PEERS_PINS)
+	$(need_python)
+	@echo "setting up $(PEERS_VENV)"
+	@rm -rf $(PEERS_VENV)
+	@"$(PYTHON)" -m venv $(PEERS_VENV)
+	@$(PEERS_VENV)/bin/python -m pip install -qq --constraint $(PEERS_PINS) \
+		nvidia-pytriton litserve onnxruntime pillow numpy
+	@touch $@
+
 clean: ## Remove environments, builds and caches (models/ stays)
-	rm -rf $(VENV) $(PROTO_VENV) $(TORCHVISION_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PROTO_VENV) $(TORCHVISION_VENV) $(PEERS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
