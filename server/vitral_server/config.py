@@ -21,6 +21,7 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         "port": (0, 65_535),
+        "workers": (1, 256),
         "threads": (0, 1_024),
         "decode_threads": (0, 1_024),
         "max_batch_size": (0, 65_536),
@@ -48,6 +49,7 @@ class ServerConfig:
     repo: Path
     host: str = "127.0.0.1"
     port: int = 50051
+    workers: int = 1
     device: str = "auto"
     models: tuple[str, ...] = ()
     threads: int = 0
@@ -80,15 +82,16 @@ _HELP = {
     "repo": "model repository: a folder of NAME/VERSION folders",
     "host": "address to listen on",
     "port": "TCP port; 0 picks a free one",
+    "workers": "server processes behind the port; each answers whole connections (above 1: Linux only)",
     "device": "auto, cpu, cuda or cuda:N",
     "models": "serve this model, and fail to start without it; may be repeated (default: all there are)",
-    "threads": "intra-op threads of a run; 0 for every core",
-    "decode_threads": "threads that decode and resize; 0 for one a core",
+    "threads": "intra-op threads of a run; 0 for every core, or its share of them in each of several workers",
+    "decode_threads": "threads that decode and resize; 0 for one a core, or a worker's share of them",
     "max_batch_size": "largest batch; 0 for what config.pbtxt says",
     "queue_delay_ms": "wait this long for a batch to fill; 0 runs what is there at once",
     "max_items": "most images of one request",
-    "max_queue_images": "most images accepted and not yet answered",
-    "max_queue_mib": "most MiB held for them",
+    "max_queue_images": "most images accepted and not yet answered, by all workers",
+    "max_queue_mib": "most MiB held for them, by all workers",
     "max_image_pixels": "most pixels of one image; decoding takes up to 20 bytes for each",
     "timeout": "seconds granted to a call that brings no deadline",
     "run_timeout": "seconds after which a run counts as stuck",
