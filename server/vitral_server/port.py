@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 
 from vitral.errors import UnavailableError
+
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 def bracketed(host: str) -> str:
@@ -39,6 +42,8 @@ def held(host: str, port: int) -> Iterator[int]:
             try:
                 one = stack.enter_context(_held(family, address, port if taken is None else taken))
             except OSError as error:
+                if error.errno in _ABSENT:  # `localhost` may mean ::1 where there is no IPv6
+                    continue
                 raise refusal(host, port) from error
             taken = one.getsockname()[1]
         if taken is None:
