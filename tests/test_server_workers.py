@@ -150,7 +150,21 @@ def test_a_port_is_held_before_anybody_listens() -> None:
             for _ in range(20):  # all of them are the worker's
                 socket.create_connection(("127.0.0.1", port), timeout=5).close()
                 worker.accept()[0].close()
-    with held("127.0.0.1", port) as again:  # although its last connections have not timed out
+
+
+@pytest.mark.parametrize("reuse_port", [0, 1])
+def test_connections_of_an_earlier_server_do_not_hold_the_port(reuse_port: int) -> None:
+    with socket.socket() as earlier:
+        earlier.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        earlier.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, reuse_port)
+        _listen(earlier, 0)
+        port = earlier.getsockname()[1]
+        with socket.create_connection(("127.0.0.1", port), timeout=5) as caller:
+            earlier.accept()[0].close()
+            assert caller.recv(1) == b""  # it was closed from there first, and waits there for its time
+    with socket.socket() as other, pytest.raises(OSError, match="in use"):
+        other.bind(("127.0.0.1", port))
+    with held("127.0.0.1", port) as again:
         assert again == port
 
 
