@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection
@@ -28,7 +28,6 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.thread import export, machine
 from benchmarks.workers_callers import Answer, Order, call
 
 DTYPES = ("float32", "float16")
@@ -175,7 +174,7 @@ def medians(cells: Sequence[Cell]) -> list[Cell]:
     ]
 
 
-def show(cells: Sequence[Cell]) -> None:
+def show(cells: Sequence[Cell], facts: Mapping[str, object]) -> None:
     """The table."""
     table = Table(title="ViT-B/16 patch embedding, 224 x 224 pixels a call, by server processes")
     titles = ("reply", "callers", "workers", "images/s", "x one", "p50 ms", "p99 ms")
@@ -191,12 +190,14 @@ def show(cells: Sequence[Cell]) -> None:
     console = Console()
     console.width = max(120, console.width)
     console.print(table)
-    console.print(", ".join(f"{name} {value}" for name, value in machine().items()), highlight=False)
+    console.print(", ".join(f"{name} {value}" for name, value in facts.items()), highlight=False)
     console.print(f"{PROCESSES} client processes share the cores of this machine", highlight=False)
 
 
 def main() -> int:
     """Runs the benchmark."""
+    from benchmarks.thread import export, machine  # PyTorch, which callers, who import this, do without
+
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="numbers of processes")
     parser.add_argument("--seconds", type=float, default=2.5, help="time of a measurement (default: 2.5)")
@@ -212,7 +213,7 @@ def main() -> int:
     if args.json:
         print(json.dumps({"machine": machine(), "cells": [asdict(cell) for cell in cells]}, indent=2))
     else:
-        show(medians(cells))
+        show(medians(cells), machine())
     return 0
 
 
