@@ -1,48 +1,50 @@
-"""The command `vitral-server`: a look at the runtime first, then the server itself."""
+"""The command `vitral-server`: a look at the runtime first, then one server, or several behind one port."""
 
 from __future__ import annotations
 
-import logging
-import os
+import asyncio
 import sys
-import threading
 from collections.abc import Sequence
 
-from vitral.errors import DeviceError
+from vitral.errors import DeviceError, InvalidArgumentError, VitralError
 from vitral.heap import settle
 from vitral_engine.runtime import require
 from vitral_server import heap
+from vitral_server.ending import end
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the server; 0 after a clean end, 1 on failure, 2 on wrong usage."""
+    """Runs the server until SIGTERM or SIGINT; 0 after a clean end, 1 on failure, 2 on wrong usage."""
     heap.share()
     settle()
     try:
         require()
     except DeviceError as error:
-        print(f"vitral-server: {error}", file=sys.stderr)
-        return 1
+        return _failed(str(error), code=1)
     try:
-        from vitral_server.app import main as serve  # imports onnxruntime
+        from vitral_server.config import parse
+        from vitral_server.log import configure
+
+        config = parse(argv)
+        if config.workers > 1:
+            from vitral_server.workers import serve
+        else:
+            from vitral_server.app import serve  # imports onnxruntime
     except ModuleNotFoundError as error:
-        print(f"vitral-server: {error.name} is not installed: add vitral[server]", file=sys.stderr)
-        return 1
-    code = serve(argv)
-    logging.shutdown()
-    if _is_held_up():
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)  # Python would wait for the thread; nothing is left to lose
+        return _failed(f"{error.name} is not installed: add vitral[server]", code=1)
+    except InvalidArgumentError as error:
+        return _failed(str(error), code=2)
+    configure(config.log_level)
+    try:
+        asyncio.run(serve(config))
+    except VitralError as error:
+        return end(_failed(str(error), code=1))
+    return end(0)
+
+
+def _failed(reason: str, *, code: int) -> int:
+    print(f"vitral-server: {reason}", file=sys.stderr)
     return code
-
-
-def _is_held_up() -> bool:
-    """Whether a thread, stuck in a picture or in a load, would keep the process alive."""
-    others = [one for one in threading.enumerate() if one is not threading.main_thread() and not one.daemon]
-    for thread in others:
-        thread.join(timeout=0.2)
-    return any(thread.is_alive() for thread in others)
 
 
 if __name__ == "__main__":

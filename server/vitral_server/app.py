@@ -4,9 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
-import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
@@ -16,15 +13,16 @@ from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from vitral.errors import InvalidArgumentError, UnavailableError, VitralError
 from vitral.limits import MAX_MESSAGE_BYTES
 from vitral_engine.device import Placement, place
 from vitral_engine.runtime import cpu_count
 from vitral_server.admission import Admission
-from vitral_server.config import ServerConfig, parse
+from vitral_server.config import ServerConfig
 from vitral_server.embed import Embedder
+from vitral_server.ending import asked
 from vitral_server.health import Health
-from vitral_server.log import announce, configure
+from vitral_server.log import announce
+from vitral_server.port import bracketed, refusal
 from vitral_server.registry import Registry, load
 from vitral_server.service import NAME, EmbeddingService
 
@@ -36,7 +34,6 @@ _STOP = 5.0
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.so_reuseport", 0),  # two servers on one port must not share it unnoticed
     # Clients that ping would otherwise be cut off with too_many_pings.
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
@@ -46,22 +43,6 @@ _OPTIONS = (
 )
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Runs the server until SIGTERM or SIGINT; 0 after a clean end, 1 on failure, 2 on wrong usage."""
-    try:
-        config = parse(argv)
-    except InvalidArgumentError as error:
-        print(f"vitral-server: {error}", file=sys.stderr)
-        return 2
-    configure(config.log_level)
-    try:
-        asyncio.run(serve(config))
-    except VitralError as error:
-        print(f"vitral-server: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
 async def serve(config: ServerConfig) -> None:
     """Serves until a signal comes, then drains.
 
@@ -69,9 +50,10 @@ async def serve(config: ServerConfig) -> None:
         VitralError: the port is taken, the device does not work, or a named model cannot be opened.
     """
     start = perf_counter()
-    stop = _signals()
-    server = aio.server(options=_OPTIONS)
-    port = _bind(server, config)
+    stop = asked()
+    # Two servers on one port must not share it unnoticed; the workers of one server do, knowingly.
+    server = aio.server(options=(*_OPTIONS, ("grpc.so_reuseport", int(config.workers > 1))))
+    port = 0 if config.workers > 1 else _bind(server, config)
     loading = asyncio.get_running_loop().run_in_executor(_threads(1, "load"), _load, config)
     if not await _before(stop, loading):
         log.info("stopped while loading")
@@ -83,6 +65,8 @@ async def serve(config: ServerConfig) -> None:
     service = EmbeddingService(registry, Embedder(registry, pool), admission, config)
     _register(server, service, health)
     health.start()
+    # A worker's port is held for it: bound this late, no connection has to wait for the load.
+    port = port or _bind(server, config)
     await server.start()
     _announce(config, placement, registry, port, start)
     await stop.wait()
@@ -132,37 +116,21 @@ def _register(server: aio.Server, service: EmbeddingService, health: Health) -> 
     reflection.enable_server_reflection(names, server)
 
 
-def _bracketed(host: str) -> str:
-    return f"[{host}]" if ":" in host and not host.startswith("[") else host
-
-
 def _bind(server: aio.Server, config: ServerConfig) -> int:
-    host = _bracketed(config.host)
     try:
-        return server.add_insecure_port(f"{host}:{config.port}")
+        return server.add_insecure_port(f"{bracketed(config.host)}:{config.port}")
     except RuntimeError:
-        raise UnavailableError(
-            f"cannot listen on {host}:{config.port}: the port is taken or not allowed"
-        ) from None
+        raise refusal(config.host, config.port) from None
 
 
 def _announce(
     config: ServerConfig, placement: Placement, registry: Registry, port: int, start: float
 ) -> None:
-    host = _bracketed(config.host)
     announce(
         "serving",
-        address=f"{host}:{port}",
+        address=f"{bracketed(config.host)}:{port}",
         device=placement.device,
         provider=placement.provider,
         models={name: registry.is_ready(name) for name in registry.names},
         start_ms=round((perf_counter() - start) * 1e3),
     )
-
-
-def _signals() -> asyncio.Event:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop

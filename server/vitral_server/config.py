@@ -25,6 +25,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         "port": (0, 65_535),
+        "workers": (1, 256),
         "threads": (0, 1_024),
         "decode_threads": (0, 1_024),
         "instances": (0, 64),
@@ -53,6 +54,7 @@ class ServerConfig:
     repo: Path
     host: str = "127.0.0.1"
     port: int = 50051
+    workers: int = 1
     device: str = "auto"
     models: tuple[str, ...] = ()
     threads: int = 0
@@ -90,19 +92,20 @@ _HELP = {
     "repo": "model repository: a folder of NAME/VERSION folders",
     "host": "address to listen on",
     "port": "TCP port; 0 picks a free one",
+    "workers": "server processes behind the port; each answers whole connections (above 1: Linux only)",
     "device": "auto, cpu, cuda[:N] or tensorrt[:N]",
     "models": "serve this model, and fail to start without it; may be repeated (default: all there are)",
-    "threads": "intra-op threads of a run; 0 for every core",
+    "threads": "intra-op threads of a run; 0: all cores for a lone run, fewer for each of several",
     "decode_threads": "threads that decode and resize; 0 for one a core",
-    "instances": "concurrent runs; on a GPU each has its own session; 0 for what config.pbtxt says",
+    "instances": "concurrent runs; on a GPU each has its own session; 0: what config.pbtxt says, or as fits",
     "max_batch_size": "largest batch; 0 for what config.pbtxt says",
     "batch_buckets": "auto, on or off: pad batches to 1, 2, 4, 8 and so on (auto: on a GPU)",
     "cuda_graphs": "on or off: one captured CUDA graph for each bucket; needs device cuda",
     "tensorrt_cache": "folder of TensorRT's engines; empty for vitral/tensorrt in the user's cache",
     "queue_delay_ms": "wait this long for a batch to fill; 0 runs what is there at once",
     "max_items": "most images of one request",
-    "max_queue_images": "most images accepted and not yet answered",
-    "max_queue_mib": "most MiB held for them",
+    "max_queue_images": "most images accepted and not yet answered, by all workers",
+    "max_queue_mib": "most MiB held for them, by all workers",
     "max_image_pixels": "most pixels of one image; decoding takes up to 20 bytes for each",
     "timeout": "seconds granted to a call that brings no deadline",
     "run_timeout": "seconds after which a run counts as stuck",

@@ -65,6 +65,7 @@ def server(config: ServerConfig) -> pb.GetServerInfoResponse:
         providers=onnxruntime.get_available_providers(),
         device=config.device,
         formats=FORMATS,
+        workers=config.workers,
     )
 
 

@@ -10,12 +10,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter, time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from vitral.errors import VitralError
-from vitral_server.call import EmbedCall
-from vitral_server.registry import Served
-from vitral_server.reply import Frame
+
+if TYPE_CHECKING:  # whoever watches workers logs too, and loads no onnxruntime for it
+    from vitral_server.call import EmbedCall
+    from vitral_server.registry import Served
+    from vitral_server.reply import Frame
 
 log = logging.getLogger(__name__)
 
@@ -26,7 +28,11 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as one JSON object: time, level, event, then the extras."""
+    """A record as one JSON object: time, level, event, worker, then the extras."""
+
+    def __init__(self, worker: int = 0) -> None:
+        super().__init__()
+        self._always = {"worker": worker} if worker else {}
 
     def format(self, record: logging.LogRecord) -> str:
         """The line."""
@@ -34,6 +40,7 @@ class JsonFormatter(logging.Formatter):
             "time": round(record.created, 3),
             "level": record.levelname.lower(),
             "event": record.getMessage(),
+            **self._always,
         }
         data |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
         if record.exc_info:
@@ -85,10 +92,10 @@ def request_line(event: str, **fields: Any) -> Iterator[RequestLine]:
             log.log(level, event, extra={"code": code, "ms": took, **line.fields})
 
 
-def configure(level: str) -> None:
-    """Sends every record to standard error as JSON."""
+def configure(level: str, *, worker: int = 0) -> None:
+    """Sends every record to standard error as JSON, with the worker's number where there are several."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonFormatter())
+    handler.setFormatter(JsonFormatter(worker))
     handler.addFilter(_wanted)
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 

@@ -877,13 +877,16 @@ class GetServerInfoResponse(_message.Message):
     PROVIDERS_FIELD_NUMBER: _builtins.int
     DEVICE_FIELD_NUMBER: _builtins.int
     FORMATS_FIELD_NUMBER: _builtins.int
+    WORKERS_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Version of vitral."""
     device: _builtins.str
     """Device the server was asked for: "auto", "cpu", "cuda:0"."""
+    workers: _builtins.int
+    """Processes that answer on this port; a connection stays with one of them."""
     @_builtins.property
     def limits(self) -> Global___ServerLimits:
-        """Limits in force."""
+        """Limits in force, those of the queue in each worker."""
 
     @_builtins.property
     def libraries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
@@ -906,10 +909,11 @@ class GetServerInfoResponse(_message.Message):
         providers: _abc.Iterable[_builtins.str] | None = ...,
         device: _builtins.str = ...,
         formats: _abc.Iterable[_builtins.str] | None = ...,
+        workers: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["limits", b"limits"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "formats", b"formats", "libraries", b"libraries", "limits", b"limits", "providers", b"providers", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "formats", b"formats", "libraries", b"libraries", "limits", b"limits", "providers", b"providers", "version", b"version", "workers", b"workers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
