@@ -82,6 +82,11 @@ class Permit:
             of.images += images
             of.bytes += size
 
+    @property
+    def alone(self) -> bool:
+        """Whether no image of any other call is in work."""
+        return self._admission.images == self._images
+
     def share(self) -> None:
         """One more thread works for this call; `end` follows when it is done."""
         with self._admission.lock:

@@ -26,12 +26,21 @@ _FAILURES = 3
 
 @dataclass(frozen=True)
 class Ticket:
-    """One row in the queue: the request it belongs to, its place there, and when it came."""
+    """One row in the queue.
+
+    Attributes:
+        assembly: the request it belongs to.
+        index: its place there.
+        row: what the graph takes.
+        came: when it came.
+        alone: whether no other request was in work then.
+    """
 
     assembly: Assembly
     index: int
     row: Array
     came: float
+    alone: bool = True
 
 
 @dataclass(frozen=True)
@@ -177,7 +186,8 @@ class Batcher:
 
     def _run(self, batch: list[Ticket]) -> None:
         start, thread = monotonic(), threading.get_ident()
-        alone = not self._running and not self._queue
+        # Where others are decoded meanwhile, they need the cores too.
+        alone = not self._running and not self._queue and all(ticket.alone for ticket in batch)
         self._running[thread] = start
         try:
             with self._session.lease(self._options.max_batch) as buffers:

@@ -128,7 +128,7 @@ class Feed:
             QueueFullError: the model's own queue limit would be crossed.
             UnavailableError: the session is dead or closed.
         """
-        assembly, plan, now = self._assembly, self._plan, monotonic()
+        assembly, plan, now, alone = self._assembly, self._plan, monotonic(), self._permit.alone
         tickets: dict[Door, list[Ticket]] = {}
         for index, (door, row) in enumerate(zip(plan.doors, self._rows, strict=True)):
             if isinstance(row, ImageError):
@@ -136,7 +136,7 @@ class Feed:
             elif row is not None:
                 assembly.stages.decode += row.decode_ms
                 assembly.stages.preprocess += row.preprocess_ms
-                tickets.setdefault(door, []).append(Ticket(assembly, index, row.array, now))
+                tickets.setdefault(door, []).append(Ticket(assembly, index, row.array, now, alone))
         self._rows = []
         for door, queued in tickets.items():
             plan.served.batcher_of(plan.sessions[door]).submit(queued, here=here)
