@@ -26,7 +26,7 @@ from benchmarks.serving.workload import Workload
 class Arrangement:
     """What is searched for; the defaults are what the search found.
 
-    Beside other load on 2 cores, images/s on W1 and W2 at 8 callers: 271 and 202 as it is, 245 and 128 with one
+    Beside other load on 2 cores, images/s on W1 and W2 at 8 callers: 271 and 202 as it is, 245 and 128 with 1
     worker, 129 and 37 with two threads each, 219 and 117 with the default queue.
 
     Attributes:

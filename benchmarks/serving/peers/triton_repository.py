@@ -28,7 +28,7 @@ parameters {{ key: "settings" value {{ string_value: {settings} }} }}
 class Arrangement:
     """What is searched for; the defaults are what the search found.
 
-    On 2 cores at 8 callers, images/s on W1 and W2: 570 and 310 as it is, 531 and 276 with batching, 377 and 187
+    On 2 cores, 8 callers, images/s on W1 and W2: 570 and 310 as it is, 531 and 276 with batching, 377 and 187
     with one instance, 549 on W1 with three, 328 with two threads each, 460 with `model.onnx`.
 
     Attributes:
