@@ -38,7 +38,9 @@ import sys, time
 from pathlib import Path
 from benchmarks.serving.peers.process import started
 
-with started(["sleep", "60"], ready=lambda: True, log=Path(sys.argv[1])) as pids:
+log = Path(sys.argv[1])
+server = [sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(60)"]
+with started(server, ready=lambda: b"ready" in log.read_bytes(), log=log) as pids:
     print(*pids, flush=True)
     time.sleep(60)
 """
