@@ -27,12 +27,20 @@ child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"], 
 print("ready", flush=True)
 time.sleep(60)
 """
+PARENT = """
+import subprocess, sys, time
+child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+print("ready", flush=True)
+time.sleep(60)
+"""
 LEFT_BEHIND = """
 import sys, time
 from pathlib import Path
 from benchmarks.serving.peers.process import started
 
-with started(["sleep", "60"], ready=lambda: True, log=Path(sys.argv[1])) as pids:
+log = Path(sys.argv[1])
+server = [sys.executable, "-c", "import time; print('ready', flush=True); time.sleep(60)"]
+with started(server, ready=lambda: b"ready" in log.read_bytes(), log=log) as pids:
     print(*pids, flush=True)
     time.sleep(60)
 """
@@ -146,6 +154,19 @@ def test_a_stubborn_server_and_a_child_in_its_own_session_are_ended(
     with process.started(command, ready=lambda: b"ready" in log.read_bytes(), log=log) as pids:
         assert len(pids) == 2
         assert os.getsid(pids[1]) != os.getsid(pids[0])
+
+    assert gone(pids)
+
+
+def test_what_a_crashed_server_left_is_ended(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", PARENT]
+
+    with process.started(command, ready=lambda: b"ready" in log.read_bytes(), log=log) as pids:
+        assert len(pids) == 2
+        os.kill(pids[0], signal.SIGKILL)
+        assert gone(pids[:1])
+        assert alive(pids[1])
 
     assert gone(pids)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
@@ -51,13 +52,20 @@ SPACES: Mapping[str, Space] = MappingProxyType(
 
 
 def search(name: str, repo: Path, material: Material, *, callers: int, seconds: float) -> list[Result]:
-    """Measures the arrangements of a way; best first."""
+    """Measures the arrangements of a way, each told on stderr when it is done; best first."""
     space = SPACES[name]
     best, seen = space.start, dict[Any, Result]()
     for stage in space.stages:
         for values in product(*stage.values()):
             tried = replace(best, **dict(zip(stage, values, strict=True)))
-            if tried not in seen:
-                seen[tried] = smoke.run(space.way(tried), repo, material, callers=callers, seconds=seconds)
+            if tried in seen:
+                continue
+            one = smoke.run(space.way(tried), repo, material, callers=callers, seconds=seconds)
+            seen[tried] = one
+            print(
+                f"{one.images_per_s:.0f} images/s, {one.server_ms:.2f} ms: {tried}",
+                file=sys.stderr,
+                flush=True,
+            )
         best = max(seen, key=lambda one: seen[one].images_per_s)
     return sorted(seen.values(), key=lambda result: -result.images_per_s)

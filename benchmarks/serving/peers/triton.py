@@ -9,10 +9,9 @@ import contextlib
 import os
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -24,8 +23,7 @@ from benchmarks.serving.peers.triton_repository import Arrangement, write
 from benchmarks.serving.way import Call, Picture, Running
 from benchmarks.serving.workload import Workload
 
-BEST: Mapping[str, Arrangement] = MappingProxyType({})
-"""What the search found, by workload."""
+_FOUND = Arrangement()
 
 
 class Triton:
@@ -35,7 +33,7 @@ class Triton:
     title = "Triton 2.51, python backend"
     python = Path(sys.executable)
 
-    def __init__(self, arrangement: Arrangement | None = None) -> None:
+    def __init__(self, arrangement: Arrangement = _FOUND) -> None:
         self._arrangement = arrangement
 
     def missing(self) -> str:
@@ -49,10 +47,9 @@ class Triton:
     @contextmanager
     def start(self, repo: Path, workload: Workload) -> Iterator[Running]:
         """The server over a repository made for the workload, ready; both gone on exit."""
-        arrangement = self._arrangement or BEST.get(workload.name, Arrangement())
         with tempfile.TemporaryDirectory() as folder:
             models = Path(folder) / "models"
-            write(models, repo, workload, arrangement)
+            write(models, repo, workload, self._arrangement)
             address = f"127.0.0.1:{free_port()}"
             with _channel(address) as client:
 
@@ -63,7 +60,7 @@ class Triton:
 
                 command, log = _command(models, address), Path(folder) / "log"
                 with started(command, ready=ready, log=log, environ=_environ()) as pids:
-                    yield Running(address, pids, str(arrangement))
+                    yield Running(address, pids, str(self._arrangement))
 
     @contextmanager
     def caller(self, address: str, workload: Workload) -> Iterator[Call]:

@@ -26,7 +26,10 @@ parameters {{ key: "settings" value {{ string_value: {settings} }} }}
 
 @dataclass(frozen=True)
 class Arrangement:
-    """What is searched for.
+    """What is searched for; the defaults are what the search found.
+
+    On 2 cores, 8 callers, images/s on W1 and W2: 570 and 310 as it is, 531 and 276 with batching, 377 and 187
+    with one instance, 549 on W1 with three, 328 with two threads each, 460 with `model.onnx`.
 
     Attributes:
         instances: stub processes.
@@ -37,7 +40,7 @@ class Arrangement:
 
     instances: int = 2
     threads: int = 1
-    batching: bool = True
+    batching: bool = False
     graph: str = "model_uint8.onnx"
 
     def __str__(self) -> str:
