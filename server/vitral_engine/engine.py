@@ -15,6 +15,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from vitral import decode as decodes
 from vitral import spec as specs
 from vitral.errors import ImageError, ImageErrors, InvalidArgumentError
 from vitral.results import Embedding
@@ -44,7 +45,7 @@ class Replayed:
     Attributes:
         rel_l2, rel_l2_budget: of the output that came closest to its budget.
         pixels_equal: whether the golden photograph gave the recorded pixels.
-        pixels_note: the libraries then and now, where it did not.
+        pixels_note: the libraries then and now, where it did not. The photograph is decoded exactly.
     """
 
     rel_l2: float
@@ -54,14 +55,33 @@ class Replayed:
 
 
 class Model:
-    """An open model. Made by `open`; any thread may call it."""
+    """An open model. Made by `open`; any thread may call it.
 
-    def __init__(self, artifact: Artifact, placement: Placement, *, threads: int, max_pixels: int) -> None:
+    Attributes:
+        artifact: its files.
+        placement: where it runs.
+        decode: how image files are decoded, "exact" or "fast".
+        intake: from pictures to rows.
+        sessions: graph file to its session.
+        replayed: how its goldens came out.
+        load_ms: that opening took.
+    """
+
+    def __init__(
+        self,
+        artifact: Artifact,
+        placement: Placement,
+        *,
+        threads: int,
+        max_pixels: int,
+        decode: str = decodes.EXACT,
+    ) -> None:
         start = perf_counter()
         spec = artifact.spec
         self.artifact = artifact
         self.placement = placement
-        self.intake = Intake(spec, max_pixels=max_pixels)
+        self.decode = decode
+        self.intake = Intake(spec, max_pixels=max_pixels, decode=decode)
         options = SessionOptions(threads=threads, share_weights=len(spec.graphs) > 1)
         self.sessions = {
             graph.file: GraphSession(
@@ -142,7 +162,7 @@ class Model:
 
     def _embedding(self, arrays: dict[str, Array]) -> Embedding:
         grid = self.spec.architecture.grid
-        return Embedding(arrays, (grid.height, grid.width), self.spec, self.version)
+        return Embedding(arrays, (grid.height, grid.width), self.spec, self.version, decode=self.decode)
 
 
 def open(
@@ -151,6 +171,7 @@ def open(
     device: str = "auto",
     threads: int = 0,
     max_pixels: int = image.MAX_PIXELS,
+    decode: str = decodes.EXACT,
 ) -> Model:
     """Opens `REPO/NAME` (newest version) or `REPO/NAME/VERSION`, checks hashes and replays its proof.
 
@@ -159,15 +180,19 @@ def open(
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: intra-op threads of a run; 0 for every core this process may use.
         max_pixels: most pixels of one image.
+        decode: "exact", or "fast": JPEGs whose sides are at least four times those of the resized picture are
+            decoded at a half, a quarter or an eighth of them, which gives slightly other pixels.
 
     Raises:
+        InvalidArgumentError: there is no such decode.
         ModelNotFoundError: there is no such folder.
         ArtifactError: the artifact is damaged or contradicts itself.
         ProofError: the model does not agree with its proof on this device.
         DeviceError: the device does not work here.
     """
     placement = place(device)
-    return Model(open_artifact(Path(path)), placement, threads=threads, max_pixels=max_pixels)
+    found = open_artifact(Path(path))
+    return Model(found, placement, threads=threads, max_pixels=max_pixels, decode=decode)
 
 
 def _run(

@@ -12,6 +12,7 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from vitral.errors import ImageError
 
@@ -33,6 +34,7 @@ DIVIDE = "divide-by-257"
 HIGH_DEPTH_RULES = ("", DIVIDE)
 """Rules for 16-bit pictures; the empty one refuses them."""
 
+_START_OF_SCAN = b"\xff\xda"
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
 _BITS, _PHOTOMETRIC = 258, 262  # TIFF tags
 _KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
@@ -81,8 +83,8 @@ def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS, high_depth: str = 
         raise ImageError(f"image mode {image.mode} cannot be turned into 8-bit RGB faithfully", cause="mode")
     if image.mode in _SIXTEEN:
         _check_sixteen(image)
-    # Inside a scan the two bytes cannot stand, so that this counts scans, and those of embedded previews.
-    if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
+    # A file of several JPEGs is one too, by the name of MPO.
+    if isinstance(image, JpegImageFile) and (scans := _scans(data)) > MAX_SCANS:
         message = f"JPEG of {len(data)} bytes has {scans} scans, over the limit of {MAX_SCANS}"
         raise ImageError(message, cause="corrupt")
     return image
@@ -112,6 +114,11 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         known = ", ".join(FORMATS)
         message = f"{len(data)} bytes are no image of a known format ({known})"
         raise ImageError(message, cause="format") from error
+
+
+def _scans(data: bytes) -> int:
+    """Scans of a JPEG, those of embedded previews too; inside a scan the two bytes cannot stand."""
+    return data.count(_START_OF_SCAN)
 
 
 def _check_sixteen(image: Image.Image) -> None:

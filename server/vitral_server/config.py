@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from vitral.decode import EXACT, MODES
 from vitral.errors import InvalidArgumentError
 from vitral.limits import MAX_ITEMS
 from vitral_engine.image import MAX_PIXELS
@@ -17,6 +18,7 @@ from vitral_engine.image import MAX_PIXELS
 LOG_LEVELS = ("debug", "info", "warning", "error")
 """What is logged at the least."""
 
+_WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType({"decode": MODES, "log_level": LOG_LEVELS})
 
 _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
@@ -51,6 +53,7 @@ class ServerConfig:
     device: str = "auto"
     models: tuple[str, ...] = ()
     threads: int = 0
+    decode: str = EXACT
     decode_threads: int = 0
     max_batch_size: int = 0
     queue_delay_ms: float = 0.0
@@ -72,8 +75,9 @@ class ServerConfig:
                 raise InvalidArgumentError(f"{name} is {value}; it must be from {low} to {high}")
         if not self.host:
             raise InvalidArgumentError("host is empty; 0.0.0.0 listens on every address")
-        if self.log_level not in LOG_LEVELS:
-            raise InvalidArgumentError(f"log_level is {self.log_level!r}; known are {', '.join(LOG_LEVELS)}")
+        for name, known in _WORDS.items():
+            if (word := getattr(self, name)) not in known:
+                raise InvalidArgumentError(f"{name} is {word!r}; known are {', '.join(known)}")
 
 
 _HELP = {
@@ -83,6 +87,7 @@ _HELP = {
     "device": "auto, cpu, cuda or cuda:N",
     "models": "serve this model, and fail to start without it; may be repeated (default: all there are)",
     "threads": "intra-op threads of a run; 0 for every core",
+    "decode": "exact, or fast: large JPEGs at a fraction of their sides, with slightly other pixels",
     "decode_threads": "threads that decode and resize; 0 for one a core",
     "max_batch_size": "largest batch; 0 for what config.pbtxt says",
     "queue_delay_ms": "wait this long for a batch to fill; 0 runs what is there at once",
@@ -134,5 +139,5 @@ def _add(parser: argparse.ArgumentParser, name: str, default: Any, environ: Mapp
             default = kind(text)
         except ValueError:
             raise InvalidArgumentError(f"{variable}={text!r} is not of type {kind.__name__}") from None
-    choices = LOG_LEVELS if name == "log_level" else None
+    choices = _WORDS.get(name)
     parser.add_argument(flag, dest=name, type=kind, default=default, choices=choices, help=told)

@@ -58,7 +58,8 @@ class Embedder:
         plan = self._plan(call)
         permit.hold(len(call.pictures), plan.held_bytes)
         spec, version = plan.engine.spec, plan.served.version
-        assembly = Assembly(spec, version, plan.wanted, images=len(call.pictures), deadline=deadline)
+        images, decode = len(call.pictures), plan.engine.decode
+        assembly = Assembly(spec, version, plan.wanted, images=images, deadline=deadline, decode=decode)
         with _leaving(assembly):
             try:
                 async with asyncio.timeout_at(deadline):  # the loop's clock is monotonic() too

@@ -165,7 +165,13 @@ def _open(folder: Path, version: str, config: ServerConfig, placement: Placement
     taken = limits(folder, found.spec)
     if taken.ignored:
         log.info("config.pbtxt: fields ignored", extra={"model": folder.name, "fields": list(taken.ignored)})
-    engine = Model(found, placement, threads=config.threads, max_pixels=config.max_image_pixels)
+    engine = Model(
+        found,
+        placement,
+        threads=config.threads,
+        max_pixels=config.max_image_pixels,
+        decode=config.decode,
+    )
     max_batch = config.max_batch_size or taken.max_batch_size
     engine.warm(max_batch)
     options = BatchOptions(

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from time import perf_counter
 from typing import Any
 
+from vitral import decode as decodes
 from vitral import framing
 from vitral.errors import ImageError, VitralError
 from vitral.limits import MAX_ERROR_BYTES
@@ -62,10 +63,12 @@ class Assembly:
         *,
         images: int,
         deadline: float,
+        decode: str = decodes.EXACT,
     ) -> None:
         self.deadline = deadline
         self.stages = Stages()
         self.left = False
+        self._decode = decodes.to_enum(decode)
         self._spec, self._version, self._wanted = spec, version, wanted
         self._slots: list[list[Array] | ImageError | None] = [None] * images
         self._remaining = images
@@ -135,7 +138,10 @@ class Assembly:
             height=self._spec.architecture.grid.height, width=self._spec.architecture.grid.width
         )
         reply = pb.EmbedResponse(
-            model=self._spec.name, version=self._version, fingerprint=self._spec.fingerprint
+            model=self._spec.name,
+            version=self._version,
+            fingerprint=self._spec.fingerprint,
+            decode=self._decode,
         )
         payload = 0
         for slot in self._slots:
