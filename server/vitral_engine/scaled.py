@@ -44,10 +44,10 @@ class Extent:
     pixels: int
 
 
-def shrink(image: Image.Image, preprocessing: pb.Preprocessing) -> Extent | None:
+def shrink(image: Image.Image, preprocessing: pb.Preprocessing, *, gap: float = GAP) -> Extent | None:
     """Has an opened image decoded at a fraction of its sides; None where it stays as it is.
 
-    It stays unless it is a JPEG whose sides, shrunk, are at least `GAP` times those it is resized to.
+    It stays unless it is a JPEG whose sides, shrunk, are at least `gap` times those it is resized to.
     """
     if not isinstance(image, JpegImageFile) or preprocessing.resample == pb.RESAMPLE_NEAREST:
         return None
