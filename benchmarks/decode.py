@@ -116,7 +116,7 @@ def main() -> int:
         repo = args.repo or Path(folder) / "models"
         if args.repo is None:
             export(repo)
-        model = vitral_engine.open(repo / NAME, device="cpu")
+        model = vitral_engine.open(repo / NAME, device="cpu", threads=1)
         kinds = KINDS.items() if args.seconds else ()
         speeds = [speed(name, kind, model.spec, pictures=4, seconds=args.seconds) for name, kind in kinds]
         names = args.drift or DRIFTING if args.pictures else ()

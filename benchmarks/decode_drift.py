@@ -46,6 +46,7 @@ class Encoder:
 
     def __init__(self) -> None:
         torch.manual_seed(0)
+        torch.set_num_threads(1)
         config = ViTConfig(hidden_size=384, num_attention_heads=6, intermediate_size=1536)
         self._net = ViTModel(config, add_pooling_layer=False).eval()
 

@@ -9,8 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import skimage
-from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops
 
 SIZES = {"2 MP": (1600, 1200), "5 MP": (2560, 1920), "12 MP": (4000, 3000)}
 """Width and height by name."""
@@ -20,7 +19,7 @@ GRAIN = 4.0
 
 _COLOUR = ("rocket.jpg", "retina.jpg", "hubble_deep_field.jpg", "astronaut.png", "coffee.png", "chelsea.png")
 _MORE = ("motorcycle_left.png", "ihc.png", "camera.png", "moon.png", "coins.png", "brick.png", "grass.png")
-_SEED = 0
+_SEED, _MIDDLE = 0, 128
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,8 @@ class Camera:
         self._choice = random.Random(_SEED)  # noqa: S311
         self._sources = [_photograph(name) for name in (*_COLOUR, *_MORE)]
         width, height = kind.size
-        noise = np.random.default_rng(_SEED).normal(0.0, kind.grain, (height, width, 1))
-        self._noise = noise.round().astype(np.int16)
+        noise = np.random.default_rng(_SEED).normal(_MIDDLE, kind.grain, (height, width)).round()
+        self._grain = Image.fromarray(np.clip(noise, 0, 255).astype(np.uint8)).convert("RGB")
 
     def take(self) -> bytes:
         """The next JPEG: a part of at least half of a photograph's sides, enlarged."""
@@ -62,15 +61,11 @@ class Camera:
         box = (left, top, left + part[0], top + part[1])
         picture = source.resize(self._kind.size, Image.Resampling.LANCZOS, box=box)
         if self._kind.grain:
-            picture = Image.fromarray(self._grained(np.asarray(picture)))
+            by = self._choice.randrange(width), self._choice.randrange(height)
+            picture = ImageChops.add(picture, ImageChops.offset(self._grain, *by), 1.0, -_MIDDLE)
         file = io.BytesIO()
         picture.save(file, "JPEG", quality=self._kind.quality, progressive=self._kind.progressive)
         return file.getvalue()
-
-    def _grained(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        by = (self._choice.randrange(self._kind.size[1]), self._choice.randrange(self._kind.size[0]))
-        noise = np.roll(self._noise, by, axis=(0, 1))
-        return np.clip(pixels + noise, 0, 255).astype(np.uint8)
 
 
 def _photograph(name: str) -> Image.Image:

@@ -180,8 +180,8 @@ def open(
         device: "auto", "cpu", "cuda" or "cuda:N".
         threads: intra-op threads of a run; 0 for every core this process may use.
         max_pixels: most pixels of one image.
-        decode: "exact", or "fast": JPEGs whose sides are at least four times those of the resized picture are
-            decoded at a half, a quarter or an eighth of them, which gives slightly other pixels.
+        decode: "exact", or "fast": JPEGs whose sides are at least three times those of the resized picture
+            are decoded at a half, a quarter or an eighth of them, which gives slightly other pixels.
 
     Raises:
         InvalidArgumentError: there is no such decode.
