@@ -196,7 +196,8 @@ def show(cells: Sequence[Cell], facts: Mapping[str, object]) -> None:
 
 def main() -> int:
     """Runs the benchmark."""
-    from benchmarks.base_model import export, machine  # PyTorch, which callers, who import this, do without
+    from benchmarks.base_model import export
+    from benchmarks.machine import machine
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2, 4], help="numbers of processes")

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from vitral import decode as decodes
 from vitral import framing, tensors
 from vitral.errors import ImageError, InvalidArgumentError, ServerError
 from vitral.results import Embedding, Timings
@@ -80,6 +81,7 @@ def results(reply: Reply, request: Request, spec: ModelSpec) -> list[Embedding |
             spec=spec,
             version=header.version,
             timings=timings,
+            decode=decodes.of_enum(header.decode),
         )
     return [every[index] for index in sorted(every)]
 

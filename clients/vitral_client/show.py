@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from vitral import decode as decodes
 from vitral import spec as specs
 from vitral.errors import ImageError
 from vitral.results import Embedding
@@ -60,6 +61,7 @@ def embeddings_json(results: Mapping[str, Embedding | ImageError], file: str | N
             "version": result.version,
             "fingerprint": result.fingerprint,
             "weights": result.spec.source.weights_note,
+            "decode": result.decode,
         }
         images.append({"image": key} | _figures(result))
     _json(document | {"images": images, "file": file})
@@ -73,13 +75,14 @@ def models_table(models: Sequence[pb.ServedModel]) -> None:
             served.version,
             STATES.get(served.state, "unknown") + (f": {served.reason}" if served.reason else ""),
             served.device,
+            decodes.of_enum(served.decode) if served.device else "",
             ", ".join(_outputs(served)),
             _weights(served),
             served.spec.fingerprint[:12],
         )
         for served in models
     ]
-    columns = ("model", "version", "state", "device", "outputs", "weights", "fingerprint")
+    columns = ("model", "version", "state", "device", "decode", "outputs", "weights", "fingerprint")
     _table("models (* output by default)", columns, rows)
 
 
@@ -93,6 +96,7 @@ def models_json(models: Sequence[pb.ServedModel]) -> None:
             "reason": served.reason,
             "provider": served.provider,
             "device": served.device,
+            "decode": decodes.of_enum(served.decode),
             "max_batch_size": served.max_batch_size,
             "weights": served.spec.source.weights_note,
             "fingerprint": served.spec.fingerprint,

@@ -22,6 +22,8 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path(), metavar="DIR", help="where data sets would go; now %(default)s"
     )
+    decode = "exact or fast (environment: VITRAL_DECODE; now %(default)s)"
+    parser.add_argument("--decode", default=env.get("VITRAL_DECODE", "exact"), help=decode)
     seconds = "time for measuring; models are opened in any case (default: %(default)g)"
     parser.add_argument("--seconds", type=float, default=10.0, metavar="S", help=seconds)
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -34,7 +36,7 @@ def _run(args: argparse.Namespace) -> int:
 
     named = args.model or os.environ.get("VITRAL_MODEL", "").split(",")
     names = tuple(dict.fromkeys(name.strip() for name in named if name.strip()))
-    report = examine(Asked(args.repo, names, args.device, args.out, args.seconds))
+    report = examine(Asked(args.repo, names, args.device, args.out, args.seconds, args.decode))
     if args.json:
         print(json.dumps(report.document(), indent=2, default=str))
     else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from time import perf_counter
 
+from vitral import decode as decodes
 from vitral.errors import DeviceError, ModelNotFoundError
 from vitral_doctor import changes, decoding, machine, runtime, versions
 from vitral_doctor.report import Asked, Findings, Report
@@ -17,8 +18,9 @@ def examine(asked: Asked) -> Report:
     """Looks at everything and opens every model.
 
     Raises:
-        InvalidArgumentError: the device is none.
+        InvalidArgumentError: the device or the decode is none.
     """
+    decodes.demand(asked.decode)
     begun = perf_counter()
     installed, ran, there = versions.look(), runtime.look(), machine.look()
     disk = machine.write_speed(asked.out)

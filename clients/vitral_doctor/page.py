@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from vitral.decode import FAST
 from vitral_doctor.machine import SHM
 from vitral_doctor.report import Findings, Report
 
@@ -80,6 +81,8 @@ def _machine(found: Findings) -> Iterator[Cells]:
     yield str(SHM), "none" if there.shm_bytes is None else f"{there.shm_bytes / 2**20:,.0f} MiB"
     written = disk.fault or f"written at {disk.bytes_per_s / 1e6:,.0f} MB/s"
     yield f"disk at {disk.folder}", f"{disk.free / 1e9:,.1f} GB free, {written}"
+    fast = "fast: large JPEGs give slightly other pixels; what stands below of pixels is of exact decoding"
+    yield "decode", fast if found.asked.decode == FAST else found.asked.decode
     if decoded is not None:
         size = f"{decoded.width} x {decoded.height}"
         speed = f"{decoded.one:.0f} images/s in 1 thread, {decoded.all:.0f} in {decoded.threads}"

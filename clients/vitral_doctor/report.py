@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from vitral.decode import EXACT
 from vitral_doctor.decoding import Decoding
 from vitral_doctor.machine import Disk, Machine
 from vitral_doctor.runtime import Runtime
@@ -25,6 +26,7 @@ class Asked:
         device: auto, cpu, cuda[:N] or tensorrt[:N].
         out: folder whose disk is measured.
         seconds: of measuring; a model that is being opened is waited for.
+        decode: exact or fast.
     """
 
     repo: Path
@@ -32,6 +34,7 @@ class Asked:
     device: str = "auto"
     out: Path = Path()
     seconds: float = 10.0
+    decode: str = EXACT
 
 
 @dataclass(frozen=True)

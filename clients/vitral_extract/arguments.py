@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitral.decode import MODES
 from vitral_extract.choice import REPO
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ def _add_model(model: argparse._ArgumentGroup) -> None:
         "--server", metavar="HOST:PORT", help="embed there, not here; several joined by commas"
     )
     model.add_argument("--device", default="auto", help="auto, cpu, cuda[:N] or tensorrt[:N], in process")
+    model.add_argument(
+        "--decode",
+        choices=MODES,
+        help="exact (default), or fast: large JPEGs at a fraction of their sides, with slightly other "
+        "pixels; with --server, what the servers must do",
+    )
     model.add_argument(
         "--workers",
         type=_positive,

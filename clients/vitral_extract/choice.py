@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vitral.decode import EXACT
 from vitral.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -24,7 +25,9 @@ def embedder_of(args: argparse.Namespace) -> Embedder:
     if args.server:
         from vitral_extract.remote import Remote
 
-        return Remote(args.server, model=args.model, timeout=60.0, workers=args.workers or 0)
+        return Remote(
+            args.server, model=args.model, timeout=60.0, workers=args.workers or 0, decode=args.decode
+        )
     from vitral_engine.artifact import models
     from vitral_engine.runtime import cpu_count
     from vitral_extract.embedder import InProcess
@@ -37,4 +40,5 @@ def embedder_of(args: argparse.Namespace) -> Embedder:
             )
             raise InvalidArgumentError(f"name the model with --model; {said}")
         args.model = str(found[0])
-    return InProcess(Path(args.model), device=args.device, workers=args.workers or cpu_count())
+    workers = args.workers or cpu_count()
+    return InProcess(Path(args.model), device=args.device, workers=workers, decode=args.decode or EXACT)

@@ -56,4 +56,6 @@ def _same_model(data: Dataset, args: argparse.Namespace) -> Embedder | None:
         if not (folder := REPO / model / version).is_dir():
             return None
         args.model = str(folder)
+    if not args.server:
+        args.decode = args.decode or data.manifest.get("decode")
     return embedder_of(args)

@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 import vitral_engine
+from vitral.decode import EXACT
 from vitral.errors import ImageError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
@@ -28,6 +29,7 @@ class Embedder(Protocol):
         spec: the model's spec.
         version: its version.
         provider: what it runs on.
+        decode: how it decodes image files, "exact" or "fast".
         workers: threads that keep it busy.
         libraries: name to version of what decodes and runs, as far as it is known.
     """
@@ -35,6 +37,7 @@ class Embedder(Protocol):
     spec: pb.ModelSpec
     version: str
     provider: str
+    decode: str
     workers: int
     libraries: Mapping[str, str]
 
@@ -56,13 +59,15 @@ class InProcess:
         model: folder of a model or of one version.
         device: "auto", "cpu", "cuda[:N]" or "tensorrt[:N]".
         workers: threads.
+        decode: "exact" or "fast".
 
     Raises:
         VitralError: the model cannot be opened there.
     """
 
-    def __init__(self, model: Path, *, device: str, workers: int) -> None:
-        self._model = vitral_engine.open(model, device=device, threads=1)
+    def __init__(self, model: Path, *, device: str, workers: int, decode: str = EXACT) -> None:
+        self._model = vitral_engine.open(model, device=device, threads=1, decode=decode)
+        self.decode = decode
         self.spec = self._model.spec
         self.version = self._model.version
         self.provider = self._model.placement.provider

@@ -190,4 +190,5 @@ def _settings(wanted: Wanted, embedder: Embedder, columns: tuple[Column, ...], f
         shard_rows=wanted.shard_rows or plan.shard_rows(columns, wanted.dtype),
         count=facts.count,
         source=facts.sha256,
+        decode=embedder.decode,
     )

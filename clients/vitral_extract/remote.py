@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from time import perf_counter
 
 import numpy as np
 
-from vitral.errors import DeadlineError, ImageError, QueueFullError, UnavailableError
+from vitral import decode as decodes
+from vitral.errors import (
+    DeadlineError,
+    ImageError,
+    InvalidArgumentError,
+    QueueFullError,
+    UnavailableError,
+    VitralError,
+)
 from vitral.results import Embedding
 from vitral.tensors import Array
+from vitral.v1.embedding_service_pb2 import Decode, ServedModel
 from vitral_client import Client
 from vitral_extract import cast
 from vitral_extract.item import Item
 from vitral_extract.layout import Column
 from vitral_extract.stages import Stages
 
+_ASKING = 5.0  # seconds for one server of several
 _IN_FLIGHT = 4  # requests for each server
 _PAUSES = (0.5, 1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0)
 """Seconds between tries at a server that is full or away: a restart must not end a run of hours."""
@@ -30,16 +41,21 @@ class Remote:
         model: `NAME` or `NAME/VERSION`; None: the only one served.
         timeout: seconds a request has.
         workers: requests in flight; 0: four for each server.
+        decode: how they must decode image files, "exact" or "fast"; None: as they do, all alike.
 
     Raises:
-        VitralError: no server answers, or it has no such model.
+        VitralError: no server answers, it has no such model, or it decodes otherwise.
     """
 
-    def __init__(self, server: str, *, model: str | None, timeout: float, workers: int = 0) -> None:
+    def __init__(
+        self, server: str, *, model: str | None, timeout: float, workers: int = 0, decode: str | None = None
+    ) -> None:
         self._client = Client(server, timeout=timeout)
         self._closed = threading.Event()
         try:
             served = self._client.model(model)
+            self.decode = decode or decodes.of_enum(served.decode)
+            _demand_decode(self.decode, server, served, model)
         except BaseException:
             self._client.close()
             raise
@@ -110,7 +126,7 @@ class Remote:
     ) -> list[Embedding | ImageError]:
         for pause in (*_PAUSES, None):
             try:
-                return self._client.embed(
+                found = self._client.embed(
                     images,
                     model=self._name,
                     outputs=list(dict.fromkeys(column.output for column in columns)),
@@ -121,4 +137,26 @@ class Remote:
             except (QueueFullError, UnavailableError, DeadlineError):
                 if pause is None or self._closed.wait(pause):
                     raise
+                continue
+            # One of several servers may have been started anew meanwhile, and otherwise.
+            if other := {one.decode for one in found if isinstance(one, Embedding)} - {self.decode}:
+                said = f"a server decodes {other.pop()} by now, this run is {self.decode}"
+                raise InvalidArgumentError(said)
+            return found
         raise AssertionError("the last try returns or raises")
+
+
+def _demand_decode(decode: str, server: str, served: ServedModel, model: str | None) -> None:
+    """Refuses servers that decode otherwise, each by its name; the replies tell of those that are away."""
+    names = [name.strip() for name in server.split(",") if name.strip()]
+    modes = {server: served.decode} if len(names) < 2 else dict(_asked(names, model))
+    if any(decodes.of_enum(mode) != decode for mode in modes.values()):
+        told = ", ".join(f"{name} decodes {decodes.of_enum(mode)}" for name, mode in modes.items())
+        advice = f"start each with --decode {decode}"
+        raise InvalidArgumentError(f"this run decodes {decode}, and {told}: {advice}")
+
+
+def _asked(names: Sequence[str], model: str | None) -> Iterator[tuple[str, Decode.ValueType]]:
+    for name in names:
+        with suppress(VitralError), Client(name, timeout=_ASKING) as client:
+            yield name, client.model(model).decode

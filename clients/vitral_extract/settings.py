@@ -9,6 +9,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
+from vitral.decode import EXACT
 from vitral.errors import ArtifactError, InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
 from vitral_extract import commit
@@ -35,6 +36,7 @@ class Settings:
         shard_rows: pictures of one shard.
         count: pictures of the source.
         source: sha256 of the source's listing.
+        decode: how image files are decoded; runs from before there was a choice have it exact.
     """
 
     model: str
@@ -47,6 +49,7 @@ class Settings:
     shard_rows: int
     count: int
     source: str
+    decode: str = EXACT
 
     def write(self, folder: Path) -> None:
         """Writes run.json."""
@@ -61,7 +64,7 @@ class Settings:
         Raises:
             InvalidArgumentError: naming the first field that differs, and both values.
         """
-        for name in ("fingerprint", "preprocessing", "outputs", "dtype", "format", "shard_rows"):
+        for name in ("fingerprint", "preprocessing", "decode", "outputs", "dtype", "format", "shard_rows"):
             mine, its = getattr(self, name), getattr(earlier, name)
             if isinstance(mine, dict) and isinstance(its, dict):
                 mine, its = _differing(mine, its), _differing(its, mine)

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 from safetensors import SafetensorError
 
+from vitral.decode import EXACT
 from vitral.errors import ArtifactError
 from vitral.tensors import Array
 from vitral_extract import commit, finish, shard
@@ -121,6 +122,8 @@ def _again(data: Dataset, embedder: Embedder, sample: int) -> list[str]:
     if embedder.spec.fingerprint != manifest["fingerprint"]:
         mine, its = embedder.spec.fingerprint[:12], manifest["fingerprint"][:12]
         return [f"the model has fingerprint {mine}, the data set was made with {its}"]
+    if embedder.decode != (its := manifest.get("decode", EXACT)):
+        return [f"the data set was made with decode {its}, and is embedded again with {embedder.decode}"]
     found = _columns(data, embedder)
     picks = sorted(random.SystemRandom().sample(range(len(data)), min(sample, len(data))))
     numbers, problems = data.column("number"), []

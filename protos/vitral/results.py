@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vitral import spec as specs
+from vitral.decode import EXACT
 from vitral.errors import InvalidArgumentError
 from vitral.tensors import Array
 from vitral.v1.model_pb2 import PREFIX_TOKEN_CLS, ModelSpec, Output
@@ -35,6 +36,8 @@ class Embedding:
         spec: the model's spec.
         version: folder name of the version that answered.
         timings: where the time of the request went.
+        decode: how image files were decoded: "exact", or "fast", by which large JPEGs gave slightly other
+            pixels than the preprocessing contract.
     """
 
     outputs: Mapping[str, Array]
@@ -42,6 +45,7 @@ class Embedding:
     spec: ModelSpec
     version: str
     timings: Timings = field(default_factory=Timings)
+    decode: str = EXACT
 
     def __repr__(self) -> str:
         """Model, version and the shape of every output."""

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vitral.v1 import model_pb2 as pb
+from vitral_engine.scaled import Box
 
 Kernel = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
@@ -69,24 +70,42 @@ class _Block:
     matrix: NDArray[np.float64]
 
 
+@dataclass(frozen=True)
+class _Axis:
+    """An axis of a picture: its inputs, and the part of them, in inputs, that is resized."""
+
+    inputs: int
+    start: float
+    extent: float
+
+
 def resize(
-    rgb: NDArray[np.uint8], *, height: int, width: int, resample: pb.Resample.ValueType
+    rgb: NDArray[np.uint8],
+    *,
+    height: int,
+    width: int,
+    resample: pb.Resample.ValueType,
+    box: Box | None = None,
 ) -> NDArray[np.uint8]:
-    """Pixels (H, W, 3) at another size: uint8 (height, width, 3).
+    """Pixels (H, W, 3), or the part in a box of them, at another size: uint8 (height, width, 3).
 
     Raises:
         KeyError: `resample` is none of `KERNELS`.
     """
-    planes = _across(rgb, width, resample) if rgb.shape[1] != width else rgb.transpose(2, 0, 1)
-    if rgb.shape[0] != height:
-        planes = _down(planes, height, resample)
+    left, top, right, bottom = box or (0, 0, rgb.shape[1], rgb.shape[0])
+    across, down = _Axis(rgb.shape[1], left, right - left), _Axis(rgb.shape[0], top, bottom - top)
+    planes = _across(rgb, across, width, resample) if across.extent != width else rgb.transpose(2, 0, 1)
+    if down.extent != height:
+        planes = _down(planes, down, height, resample)
     return np.ascontiguousarray(planes.transpose(1, 2, 0))
 
 
-def _across(rgb: NDArray[np.uint8], width: int, resample: pb.Resample.ValueType) -> NDArray[np.uint8]:
+def _across(
+    rgb: NDArray[np.uint8], axis: _Axis, width: int, resample: pb.Resample.ValueType
+) -> NDArray[np.uint8]:
     """(H, W, 3) to planes (3, H, width), some rows at a time."""
     height, source, channels = rgb.shape
-    precision, blocks = _blocks(source, width, resample)
+    precision, blocks = _blocks(axis, width, resample)
     largest = max(block.matrix.size for block in blocks)
     rows = max(1, min(height, _PRODUCT // (channels * largest), _PRODUCT // max(source, width)))
     planes = np.empty((channels, height, width), np.uint8)
@@ -101,10 +120,12 @@ def _across(rgb: NDArray[np.uint8], width: int, resample: pb.Resample.ValueType)
     return planes
 
 
-def _down(planes: NDArray[np.uint8], height: int, resample: pb.Resample.ValueType) -> NDArray[np.uint8]:
+def _down(
+    planes: NDArray[np.uint8], axis: _Axis, height: int, resample: pb.Resample.ValueType
+) -> NDArray[np.uint8]:
     """Planes (3, H, W) to (3, height, W), some columns at a time."""
-    channels, source, width = planes.shape
-    precision, blocks = _blocks(source, height, resample)
+    channels, _, width = planes.shape
+    precision, blocks = _blocks(axis, height, resample)
     resized = np.empty((channels, height, width), np.uint8)
     for block in blocks:
         columns = max(1, _PRODUCT // block.matrix.size)
@@ -123,12 +144,12 @@ def _levels(sums: NDArray[np.float64], precision: int) -> NDArray[np.uint8]:
     return np.clip(sums, 0, 255, out=sums).astype(np.uint8)
 
 
-def _blocks(source: int, target: int, resample: pb.Resample.ValueType) -> tuple[int, list[_Block]]:
-    first, weights = _weights(source, target, resample)
+def _blocks(axis: _Axis, target: int, resample: pb.Resample.ValueType) -> tuple[int, list[_Block]]:
+    first, weights = _weights(axis, target, resample)
     precision = _precision(float(weights.max()))
     scaled = weights * 2.0**precision
     whole = np.trunc(scaled + np.copysign(0.5, scaled))
-    return precision, list(_cut(source, first, whole))
+    return precision, list(_cut(axis.inputs, first, whole))
 
 
 def _cut(source: int, first: NDArray[np.int64], weights: NDArray[np.float64]) -> Iterator[_Block]:
@@ -144,17 +165,17 @@ def _cut(source: int, first: NDArray[np.int64], weights: NDArray[np.float64]) ->
 
 
 def _weights(
-    source: int, target: int, resample: pb.Resample.ValueType
+    axis: _Axis, target: int, resample: pb.Resample.ValueType
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """First input of each output (target,), and the weights from there on (target, taps), of sum 1."""
     kernel, radius = KERNELS[resample]
-    scale = source / target
+    scale = axis.extent / target
     stretch = max(scale, 1.0)  # a smaller picture widens the kernel, a larger one does not narrow it
     support = radius * stretch
     taps = int(np.ceil(support)) * 2 + 1
-    centre = scale * (np.arange(target) + 0.5)
+    centre = axis.start + scale * (np.arange(target) + 0.5)
     first = np.maximum((centre - support + 0.5).astype(np.int64), 0)
-    count = np.minimum((centre + support + 0.5).astype(np.int64), source) - first
+    count = np.minimum((centre + support + 0.5).astype(np.int64), axis.inputs) - first
     position = np.arange(taps)
     weights = kernel((position + first[:, None] - centre[:, None] + 0.5) * (1.0 / stretch))
     weights[position >= np.clip(count, 0, taps)[:, None]] = 0.0

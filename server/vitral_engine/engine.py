@@ -15,6 +15,7 @@ import numpy as np
 import PIL
 from numpy.typing import NDArray
 
+from vitral import decode as decodes
 from vitral import spec as specs
 from vitral.errors import ImageError, ImageErrors, InvalidArgumentError
 from vitral.results import Embedding
@@ -46,7 +47,7 @@ class Replayed:
     Attributes:
         rel_l2, rel_l2_budget: of the output that came closest to its budget.
         pixels_equal: whether the golden photograph gave the recorded pixels.
-        pixels_note: the libraries then and now, where it did not.
+        pixels_note: the libraries then and now, where it did not. The photograph is decoded exactly.
     """
 
     rel_l2: float
@@ -56,7 +57,17 @@ class Replayed:
 
 
 class Model:
-    """An open model. Made by `open`; any thread may call it."""
+    """An open model. Made by `open`; any thread may call it.
+
+    Attributes:
+        artifact: its files.
+        placement: where it runs.
+        decode: how image files are decoded, "exact" or "fast".
+        intake: from pictures to rows.
+        sessions: graph file to its session.
+        replayed: how its goldens came out.
+        load_ms: that opening took.
+    """
 
     def __init__(
         self,
@@ -67,12 +78,14 @@ class Model:
         max_pixels: int,
         staging: Staging = DEFAULT,
         runs: int = 1,
+        decode: str = decodes.EXACT,
     ) -> None:
         start = perf_counter()
         spec = artifact.spec
         self.artifact = artifact
         self.placement = placement
-        self.intake = Intake(spec, max_pixels=max_pixels)
+        self.decode = decode
+        self.intake = Intake(spec, max_pixels=max_pixels, decode=decode)
         self.cores = arrange(placement, threads=threads, runs=runs)
         options = {
             graph.file: self.cores.options(first=position == 0, staging=staging)
@@ -155,7 +168,7 @@ class Model:
 
     def _embedding(self, arrays: dict[str, Array]) -> Embedding:
         grid = self.spec.architecture.grid
-        return Embedding(arrays, (grid.height, grid.width), self.spec, self.version)
+        return Embedding(arrays, (grid.height, grid.width), self.spec, self.version, decode=self.decode)
 
 
 def open(
@@ -165,6 +178,7 @@ def open(
     threads: int = 0,
     max_pixels: int = image.MAX_PIXELS,
     staging: Staging = DEFAULT,
+    decode: str = decodes.EXACT,
 ) -> Model:
     """Opens `REPO/NAME` (newest version) or `REPO/NAME/VERSION`, checks hashes and replays its proof.
 
@@ -174,8 +188,11 @@ def open(
         threads: intra-op threads of a run; 0 for every core this process may use.
         max_pixels: most pixels of one image.
         staging: how batches get to a device.
+        decode: "exact", or "fast": JPEGs whose sides are at least three times those of the resized picture
+            are decoded at a half, a quarter or an eighth of them, which gives slightly other pixels.
 
     Raises:
+        InvalidArgumentError: there is no such decode.
         ModelNotFoundError: there is no such folder.
         ArtifactError: the artifact is damaged or contradicts itself.
         ProofError: the model does not agree with its proof on this device.
@@ -183,7 +200,7 @@ def open(
     """
     placement = place(device)
     found = open_artifact(Path(path))
-    return Model(found, placement, threads=threads, max_pixels=max_pixels, staging=staging)
+    return Model(found, placement, threads=threads, max_pixels=max_pixels, staging=staging, decode=decode)
 
 
 def _run(

@@ -12,6 +12,7 @@ import io
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.JpegImagePlugin import JpegImageFile
 
 from vitral.errors import ImageError
 
@@ -33,6 +34,8 @@ DIVIDE = "divide-by-257"
 HIGH_DEPTH_RULES = ("", DIVIDE)
 """Rules for 16-bit pictures; the empty one refuses them."""
 
+_START_OF_SCAN = 0xDAFF  # FF DA, little endian
+_PART = 1 << 18  # pairs looked at in one go, so that little memory is taken for them
 _SIXTEEN = ("I;16", "I;16L", "I;16B", "I;16N")
 _BITS, _PHOTOMETRIC = 258, 262  # TIFF tags
 _KNOWN = ("1", "L", "LA", "La", "P", "PA", "RGB", "RGBA", "RGBa", "RGBX", "CMYK", "YCbCr", "LAB", "HSV")
@@ -81,10 +84,12 @@ def open_header(data: bytes, *, max_pixels: int = MAX_PIXELS, high_depth: str = 
         raise ImageError(f"image mode {image.mode} cannot be turned into 8-bit RGB faithfully", cause="mode")
     if image.mode in _SIXTEEN:
         _check_sixteen(image)
-    # Inside a scan the two bytes cannot stand, so that this counts scans, and those of embedded previews.
-    if image.format == "JPEG" and (scans := data.count(b"\xff\xda")) > MAX_SCANS:
-        message = f"JPEG of {len(data)} bytes has {scans} scans, over the limit of {MAX_SCANS}"
-        raise ImageError(message, cause="corrupt")
+    if isinstance(image, JpegImageFile):  # so is a file of several, whose format is MPO
+        if (scans := _scans(data)) > MAX_SCANS:
+            message = f"JPEG of {len(data)} bytes has {scans} scans, over the limit of {MAX_SCANS}"
+            raise ImageError(message, cause="corrupt")
+        # At the end of each part it is given the decoder takes its slow path, and the lock of Python.
+        image.decodermaxblock = len(data)
     return image
 
 
@@ -112,6 +117,19 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
         known = ", ".join(FORMATS)
         message = f"{len(data)} bytes are no image of a known format ({known})"
         raise ImageError(message, cause="format") from error
+
+
+def _scans(data: bytes) -> int:
+    """Scans of a JPEG, those of embedded previews too: inside a scan the two bytes cannot stand.
+
+    NumPy finds pairs of bytes several times as fast as `bytes.count`, and lets other threads run.
+    """
+    count = 0
+    for start in (0, 1):
+        pairs = np.frombuffer(data, "<u2", (len(data) - start) // 2, start)
+        parts = (pairs[at : at + _PART] for at in range(0, len(pairs), _PART))
+        count += sum(int(np.count_nonzero(part == _START_OF_SCAN)) for part in parts)
+    return count
 
 
 def _check_sixteen(image: Image.Image) -> None:

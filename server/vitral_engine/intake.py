@@ -12,12 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vitral import decode as decodes
 from vitral import spec as specs
 from vitral.errors import ImageError, InvalidArgumentError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import image as images
+from vitral_engine import scaled
 from vitral_engine.preprocess import Preprocessor
+from vitral_engine.scaled import Extent
 
 
 @dataclass(frozen=True)
@@ -37,16 +40,28 @@ _LARGE_PIXELS = 16_000_000
 _large = threading.Lock()
 
 
-def _room(image: Image.Image) -> AbstractContextManager[object]:
+def _room(pixels: int) -> AbstractContextManager[object]:
     """Lets large pictures through one at a time: each takes up to 20 bytes a pixel while it is decoded."""
-    return _large if image.width * image.height > _LARGE_PIXELS else nullcontext()
+    return _large if pixels > _LARGE_PIXELS else nullcontext()
 
 
 class Intake:
-    """The three doors of one model. Stateless; any thread may call it."""
+    """The three doors of one model. Stateless; any thread may call it.
 
-    def __init__(self, spec: pb.ModelSpec, *, max_pixels: int = images.MAX_PIXELS) -> None:
+    Args:
+        spec: of the model.
+        max_pixels: most pixels of one image.
+        decode: how image files are decoded, one of `vitral.decode.MODES`.
+
+    Raises:
+        InvalidArgumentError: there is no such mode.
+    """
+
+    def __init__(
+        self, spec: pb.ModelSpec, *, max_pixels: int = images.MAX_PIXELS, decode: str = decodes.EXACT
+    ) -> None:
         self._spec = spec
+        self._fast = decodes.demand(decode) == decodes.FAST
         self._max_pixels = max_pixels
         self._preprocessor = Preprocessor(spec.preprocessing) if spec.HasField("preprocessing") else None
 
@@ -60,10 +75,13 @@ class Intake:
         preprocessor = self._require()
         rule = self._spec.preprocessing.high_depth
         opened = images.open_header(data, max_pixels=self._max_pixels, high_depth=rule)
-        with _room(opened):
+        # The limits above are of the whole picture, whatever is decoded of it.
+        pixels = opened.width * opened.height
+        extent = scaled.shrink(opened, preprocessor.spec) if self._fast else None
+        with _room(pixels if extent is None else extent.pixels):
             start = perf_counter()
             rgb = images.to_rgb(opened, len(data))
-            return self._resized(preprocessor, rgb, graph, decode_ms=(perf_counter() - start) * 1e3)
+            return self._resized(preprocessor, rgb, graph, extent, decode_ms=(perf_counter() - start) * 1e3)
 
     def pixels(self, array: NDArray[Any], graph: pb.Graph) -> Row:
         """A row from uint8 pixels (H, W, 3) of any size.
@@ -116,12 +134,13 @@ class Intake:
         preprocessor: Preprocessor,
         rgb: Image.Image | NDArray[np.uint8],
         graph: pb.Graph,
+        extent: Extent | None = None,
         *,
         decode_ms: float,
     ) -> Row:
         start = perf_counter()
         try:
-            resized = preprocessor.resize(rgb)
+            resized = preprocessor.resize(rgb, extent)
         except (MemoryError, ValueError) as error:
             message = f"image cannot be resized: {error or 'out of memory'}"
             raise ImageError(message, cause="too_many_pixels") from None

@@ -21,6 +21,7 @@ from vitral.errors import ArtifactError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import antialias, crop
 from vitral_engine.image import HIGH_DEPTH_RULES
+from vitral_engine.scaled import Box, Extent
 
 Picture = Image.Image | NDArray[np.uint8]
 
@@ -42,13 +43,13 @@ class _Contract:
 
     Attributes:
         interpolations: those it has.
-        resize: picture, (height, width) and interpolation to uint8 (height, width, 3).
+        resize: picture, or a box of it, (height, width) and interpolation to uint8 (height, width, 3).
         table: the float32 value of each byte, (3, 256).
         in_front: 1 where an odd number of padded rows has the larger half in front, 0 where behind.
     """
 
     interpolations: Collection[pb.Resample.ValueType]
-    resize: Callable[[Picture, tuple[int, int], pb.Resample.ValueType], NDArray[np.uint8]]
+    resize: Callable[[Picture, tuple[int, int], pb.Resample.ValueType, Box | None], NDArray[np.uint8]]
     table: Callable[[pb.Preprocessing], NDArray[np.float32]]
     in_front: int
 
@@ -71,18 +72,23 @@ class Preprocessor:
         _check(preprocessing, self._contract)
         self._table = self._contract.table(preprocessing)
 
-    def resize(self, rgb: Picture) -> NDArray[np.uint8]:
+    def resize(self, rgb: Picture, extent: Extent | None = None) -> NDArray[np.uint8]:
         """RGB pixels (H, W, 3) of any size to uint8 (h, w, 3) of the contract's size, cropped where it crops.
+
+        Args:
+            rgb: the picture.
+            extent: of the picture, where it was decoded at a fraction of its sides.
 
         Raises:
             ValueError: the picture is so long that its resized form is too large.
         """
         told = self.spec
-        height, width = (rgb.height, rgb.width) if isinstance(rgb, Image.Image) else rgb.shape[:2]
+        whole = rgb if extent is None else extent
+        height, width = whole.shape[:2] if isinstance(whole, np.ndarray) else (whole.height, whole.width)
         target = crop.resized(told, height=height, width=width)
         if isinstance(rgb, np.ndarray) and self.keeps(height, width):
             return rgb
-        pixels = self._contract.resize(rgb, target, told.resample)
+        pixels = self._contract.resize(rgb, target, told.resample, None if extent is None else extent.box)
         if not told.HasField("crop_size"):
             return pixels
         return crop.centre(
@@ -114,17 +120,19 @@ def _check(told: pb.Preprocessing, contract: _Contract) -> None:
     crop.check(told)
 
 
-def _pillow_resize(rgb: Picture, size: tuple[int, int], resample: pb.Resample.ValueType) -> NDArray[np.uint8]:
+def _pillow_resize(
+    rgb: Picture, size: tuple[int, int], resample: pb.Resample.ValueType, box: Box | None
+) -> NDArray[np.uint8]:
     image = rgb if isinstance(rgb, Image.Image) else Image.fromarray(rgb)
     height, width = size
-    return np.asarray(image.resize((width, height), _PILLOW[resample]))
+    return np.asarray(image.resize((width, height), _PILLOW[resample], box))
 
 
 def _torchvision_resize(
-    rgb: Picture, size: tuple[int, int], resample: pb.Resample.ValueType
+    rgb: Picture, size: tuple[int, int], resample: pb.Resample.ValueType, box: Box | None
 ) -> NDArray[np.uint8]:
     height, width = size
-    return antialias.resize(np.asarray(rgb), height=height, width=width, resample=resample)
+    return antialias.resize(np.asarray(rgb), height=height, width=width, resample=resample, box=box)
 
 
 def _pillow_table(told: pb.Preprocessing) -> NDArray[np.float32]:

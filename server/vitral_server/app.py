@@ -131,6 +131,7 @@ def _announce(
         address=f"{bracketed(config.host)}:{port}",
         device=placement.device,
         provider=placement.provider,
+        decode=config.decode,
         models={name: registry.is_ready(name) for name in registry.names},
         start_ms=round((perf_counter() - start) * 1e3),
     )

@@ -10,6 +10,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from vitral.decode import EXACT, MODES
 from vitral.errors import InvalidArgumentError
 from vitral.limits import MAX_ITEMS
 from vitral_engine.image import MAX_PIXELS
@@ -19,7 +20,12 @@ LOG_LEVELS = ("debug", "info", "warning", "error")
 """What is logged at the least."""
 
 _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"batch_buckets": CHOICES, "cuda_graphs": ("on", "off"), "log_level": LOG_LEVELS}
+    {
+        "batch_buckets": CHOICES,
+        "cuda_graphs": ("on", "off"),
+        "decode": MODES,
+        "log_level": LOG_LEVELS,
+    }
 )
 
 _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
@@ -58,6 +64,7 @@ class ServerConfig:
     device: str = "auto"
     models: tuple[str, ...] = ()
     threads: int = 0
+    decode: str = EXACT
     decode_threads: int = 0
     instances: int = 0
     max_batch_size: int = 0
@@ -96,6 +103,7 @@ _HELP = {
     "device": "auto, cpu, cuda[:N] or tensorrt[:N]",
     "models": "serve this model, and fail to start without it; may be repeated (default: all there are)",
     "threads": "intra-op threads of a run; 0: all cores for a lone run, fewer for each of several",
+    "decode": "exact, or fast: large JPEGs at a fraction of their sides, with slightly other pixels",
     "decode_threads": "threads that decode and resize; 0 for one a core",
     "instances": "concurrent runs; on a GPU each has its own session; 0: what config.pbtxt says, or as fits",
     "max_batch_size": "largest batch; 0 for what config.pbtxt says",

@@ -8,6 +8,7 @@ from importlib import metadata
 import onnxruntime
 
 from vitral import __version__
+from vitral import decode as decodes
 from vitral.limits import MAX_MESSAGE_BYTES, MAX_REPLY_BYTES
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral_engine.image import FORMATS
@@ -34,6 +35,7 @@ def model(served: Served) -> pb.ServedModel:
     message.state = pb.MODEL_STATE_BROKEN if fault else pb.MODEL_STATE_READY
     message.spec.CopyFrom(engine.spec)
     message.provider, message.device = engine.placement.provider, engine.placement.device
+    message.decode = decodes.to_enum(engine.decode)
     replayed = engine.replayed
     message.replay.CopyFrom(
         pb.Replay(

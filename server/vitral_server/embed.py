@@ -32,7 +32,8 @@ class Embedder:
         needed = plan(call, self._registry)
         permit.hold(len(call.pictures), needed.held_bytes)
         spec, version = needed.engine.spec, needed.served.version
-        assembly = Assembly(spec, version, needed.wanted, images=len(call.pictures), deadline=deadline)
+        images, decode = len(call.pictures), needed.engine.decode
+        assembly = Assembly(spec, version, needed.wanted, images=images, deadline=deadline, decode=decode)
         message = f"the deadline of {seconds * 1e3:.0f} ms passed before the answer was there"
         # The loop's clock is monotonic() too.
         alarm = asyncio.get_running_loop().call_at(deadline, assembly.end, DeadlineError(message))

@@ -182,6 +182,7 @@ def _open(folder: Path, version: str, config: ServerConfig, placement: Placement
         max_pixels=config.max_image_pixels,
         staging=staging,
         runs=instances,
+        decode=config.decode,
     )
     engine.warm(max_batch)
     options = BatchOptions(

@@ -16,6 +16,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from vitral import decode as decodes
 from vitral import framing
 from vitral.errors import ImageError
 from vitral.limits import MAX_ERROR_BYTES
@@ -67,10 +68,12 @@ class Assembly:
         *,
         images: int,
         deadline: float,
+        decode: str = decodes.EXACT,
     ) -> None:
         self.deadline = deadline
         self.stages = Stages()
         self.left = False
+        self._decode = decodes.to_enum(decode)
         self._spec, self._version, self._wanted = spec, version, wanted
         self._slots: list[list[Array] | ImageError | None] = [None] * images
         self._remaining = images
@@ -150,7 +153,10 @@ class Assembly:
             height=self._spec.architecture.grid.height, width=self._spec.architecture.grid.width
         )
         reply = pb.EmbedResponse(
-            model=self._spec.name, version=self._version, fingerprint=self._spec.fingerprint
+            model=self._spec.name,
+            version=self._version,
+            fingerprint=self._spec.fingerprint,
+            decode=self._decode,
         )
         payload = 0
         for slot in self._slots:

@@ -21,6 +21,34 @@ else:
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class _Decode:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DecodeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Decode.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DECODE_UNSPECIFIED: _Decode.ValueType  # 0
+    """Not said, by a server older than the choice: exactly."""
+    DECODE_EXACT: _Decode.ValueType  # 1
+    """As the preprocessing contract has it, bit for bit."""
+    DECODE_FAST: _Decode.ValueType  # 2
+    """Large JPEGs at a fraction of their sides, which gives slightly other
+    pixels; everything else exactly.
+    """
+
+class Decode(_Decode, metaclass=_DecodeEnumTypeWrapper):
+    """How image files are decoded."""
+
+DECODE_UNSPECIFIED: Decode.ValueType  # 0
+"""Not said, by a server older than the choice: exactly."""
+DECODE_EXACT: Decode.ValueType  # 1
+"""As the preprocessing contract has it, bit for bit."""
+DECODE_FAST: Decode.ValueType  # 2
+"""Large JPEGs at a fraction of their sides, which gives slightly other
+pixels; everything else exactly.
+"""
+Global___Decode: _TypeAlias = Decode  # noqa: Y015
+
 class _TokenView:
     ValueType = _typing.NewType("ValueType", _builtins.int)
     V: _TypeAlias = ValueType  # noqa: Y015
@@ -298,6 +326,7 @@ class EmbedResponse(_message.Message):
     RESULTS_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model that answered."""
@@ -305,6 +334,8 @@ class EmbedResponse(_message.Message):
     """Its version."""
     fingerprint: _builtins.str
     """Fingerprint of the model that answered."""
+    decode: Global___Decode.ValueType
+    """How the image files among the items were decoded."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemResult]:
         """One result for each item."""
@@ -325,11 +356,12 @@ class EmbedResponse(_message.Message):
         results: _abc.Iterable[Global___ItemResult] | None = ...,
         timings: Global___Timings | None = ...,
         fingerprint: _builtins.str = ...,
+        decode: Global___Decode.ValueType = ...,
         payloads: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "model", b"model", "payloads", b"payloads", "results", b"results", "timings", b"timings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "fingerprint", b"fingerprint", "model", b"model", "payloads", b"payloads", "results", b"results", "timings", b"timings", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -605,7 +637,7 @@ class Replay(_message.Message):
     rel_l2_budget: _builtins.float
     """The budget it is held against."""
     pixels_equal: _builtins.bool
-    """Whether the golden photograph gave the recorded pixels."""
+    """Whether the golden photograph, decoded exactly, gave the recorded pixels."""
     pixels_note: _builtins.str
     """Libraries then and now, where they did not."""
     def __init__(
@@ -641,6 +673,7 @@ class ServedModel(_message.Message):
     MAX_BATCH_SIZE_FIELD_NUMBER: _builtins.int
     LOAD_MS_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
     version: _builtins.str
     """Folder name of the version."""
     state: Global___ModelState.ValueType
@@ -657,6 +690,8 @@ class ServedModel(_message.Message):
     """Milliseconds from opening the folder to ready."""
     name: _builtins.str
     """Name of the model: the folder's, also where the spec could not be read."""
+    decode: Global___Decode.ValueType
+    """How it has image files decoded."""
     @_builtins.property
     def spec(self) -> _model_pb2.ModelSpec:
         """What was exported."""
@@ -678,10 +713,11 @@ class ServedModel(_message.Message):
         max_batch_size: _builtins.int = ...,
         load_ms: _builtins.float = ...,
         name: _builtins.str = ...,
+        decode: Global___Decode.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["replay", b"replay", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "load_ms", b"load_ms", "max_batch_size", b"max_batch_size", "name", b"name", "provider", b"provider", "reason", b"reason", "replay", b"replay", "spec", b"spec", "state", b"state", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "device", b"device", "load_ms", b"load_ms", "max_batch_size", b"max_batch_size", "name", b"name", "provider", b"provider", "reason", b"reason", "replay", b"replay", "spec", b"spec", "state", b"state", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
