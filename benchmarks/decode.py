@@ -25,9 +25,10 @@ from rich.console import Console
 from rich.table import Table
 
 import vitral_engine
+from benchmarks.base_model import NAME, export
 from benchmarks.decode_drift import Drift, measure
 from benchmarks.decode_pictures import SIZES, Camera, Kind
-from benchmarks.thread import NAME, export, machine
+from benchmarks.machine import machine
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import image as images
 from vitral_engine import scaled
