@@ -16,12 +16,12 @@ from vitral import __version__
 from vitral import spec as specs
 from vitral.errors import ImageError, InvalidArgumentError, VitralError
 from vitral.results import Embedding
+from vitral.selection import DTYPES
 from vitral_client import plugins, save, show
 from vitral_client.channel import DEFAULT_ADDRESS
 from vitral_client.client import Client
 from vitral_client.health import Health
 from vitral_client.image import Image
-from vitral_client.request import DTYPES
 
 IMAGES_A_REQUEST = 16
 
