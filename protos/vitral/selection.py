@@ -20,8 +20,8 @@ from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
 
 VIEWS = ("cls", "patches", "registers", "mean")
-"""Parts of a token sequence (N, D): the CLS token (D,), the patch tokens, the register tokens, and the mean of
-the patch tokens (D,), taken in float32."""
+"""Parts of a token sequence (N, D): the CLS token (D,), the patch tokens, the register tokens, and the mean
+of the patch tokens (D,), taken in float32."""
 
 DTYPES = ("float32", "float16", "bfloat16", "int8")
 """Element types an output can be asked for in."""
