@@ -16,7 +16,7 @@ from client_wire import Wire, expected, serve
 from safetensors import safe_open
 
 from vitral.v1 import embedding_service_pb2 as pb
-from vitral_client import AsyncClient, Client, cli
+from vitral_client import cli
 
 
 @pytest.fixture
@@ -172,13 +172,6 @@ def test_usage_errors_exit_2(args: list[str], capsys) -> None:
 def test_a_timeout_that_is_no_number_is_said_plainly(capsys) -> None:
     assert cli.main(["health", "--timeout", "abc"]) == 2
     assert "argument --timeout: invalid seconds value: 'abc'" in capsys.readouterr().err
-
-
-def test_help_says_that_bfloat16_may_be_missing(capsys) -> None:
-    assert cli.main(["embed", "--help"]) == 0
-    assert "servers may not have bfloat16 yet" in " ".join(capsys.readouterr().out.split())
-    for client in (Client, AsyncClient):
-        assert "those of this release serve the other two only" in str(client.embed.__doc__)
 
 
 def test_failures_are_one_line_and_exit_1(pictures: list[str], tmp_path: Path, capsys) -> None:

@@ -16,6 +16,7 @@ from serving import Running, running
 import vitral_client
 from vitral import sizes
 from vitral.limits import MAX_ITEMS, MAX_MESSAGE_BYTES, MAX_REPLY_BYTES
+from vitral.selection import Selection
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral_client import AsyncClient, Client, Embedding
 from vitral_client.parts import Parts
@@ -74,7 +75,7 @@ def test_what_the_client_sends_at_most_is_what_the_server_takes_at_most(server: 
     with Client(server.address) as client:
         spec = client.model().spec
     for dtype, outputs in ((F32, ["patch_embeddings"]), (F32, ["patch_embeddings"] * 3)):
-        most = sizes.most_images(spec, [(name, dtype) for name in outputs])
+        most = sizes.most_images(spec, [(name, Selection(dtype=dtype)) for name in outputs])
         items = [pb.Item(encoded=b"no image")] * (most + 1)
         wanted = [pb.OutputRequest(name=name, dtype=dtype) for name in outputs]
         with grpc.insecure_channel(server.address) as channel:
@@ -188,7 +189,7 @@ def test_parts_read_no_further_than_one_request_ahead() -> None:
 def test_most_images_is_the_most(wire: Wire, width: int) -> None:
     spec = wire.models["tiny"].spec
     spec.outputs[0].axes[1].size, spec.outputs[0].axes[2].size = 1, width
-    wanted = [("patch_embeddings", F32)]
+    wanted = [("patch_embeddings", Selection())]
 
     def fits(images: int) -> bool:
         payload = sizes.payload_bytes(spec, wanted, images)

@@ -14,17 +14,18 @@ import pytest
 
 from vitral import framing, sizes
 from vitral.errors import DeadlineError, ImageError, QueueFullError, ServerError, UnavailableError
+from vitral.selection import Part, Selection
 from vitral.v1 import embedding_service_pb2 as pb
-from vitral.v1 import model_pb2, tensor_pb2
+from vitral.v1 import model_pb2
 from vitral_engine.artifact import open_artifact
 from vitral_engine.device import place
 from vitral_engine.session import Buffers, GraphSession
 from vitral_server.batcher import Batcher, BatchOptions, Ticket
-from vitral_server.call import Door, Picture, Wanted
+from vitral_server.call import Door, Picture
 from vitral_server.feed import Feed
 from vitral_server.reply import Assembly, Frame
 
-WANTED = (Wanted("patch_embeddings", tensor_pb2.DATA_TYPE_FLOAT32),)
+WANTED = (Part("patch_embeddings", Selection(), (16, 16)),)
 
 
 class Held(GraphSession):
@@ -280,6 +281,6 @@ async def test_messages_of_bad_images_are_cut_in_bytes(desk: Desk) -> None:
     assembly = Assembly(desk.spec, "1", WANTED, images=1, deadline=monotonic() + 10)
     assembly.refuse(0, ImageError("조각" * 500, cause="format"))
     frame = await assembly.future
-    assert len(frame.message) < sizes.header_bytes([(WANTED[0].name, WANTED[0].dtype)], 1)
+    assert len(frame.message) < sizes.header_bytes([(WANTED[0].name, WANTED[0].selection)], 1)
     said = pb.EmbedResponse.FromString(frame.message).results[0].error.message
     assert said == "조각" * 66 + "조"

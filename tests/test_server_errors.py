@@ -79,29 +79,24 @@ REFUSED = {
         "the reply to 1 images takes 1024 bytes; the limit is 1023",
     ),
     "view": (
-        {"outputs": [pb.OutputRequest(name="patch_embeddings", view=pb.TOKEN_VIEW_PATCHES)]},
-        "UNIMPLEMENTED",
-        "OutputRequest.view",
+        {"outputs": [pb.OutputRequest(name="patch_embeddings", view=pb.TOKEN_VIEW_CLS)]},
+        "INVALID_ARGUMENT",
+        "output patch_embeddings of model tiny has no CLS token",
     ),
     "patches": (
-        {"outputs": [pb.OutputRequest(name="patch_embeddings", patches=[1])]},
-        "UNIMPLEMENTED",
-        "OutputRequest.patches",
+        {"outputs": [pb.OutputRequest(name="patch_embeddings", patches=[1, 16])]},
+        "INVALID_ARGUMENT",
+        "patch 16 is asked for; output patch_embeddings of model tiny has 16",
     ),
     "rect": (
         {"outputs": [pb.OutputRequest(name="patch_embeddings", rect=pb.PatchRect())]},
-        "UNIMPLEMENTED",
-        "OutputRequest.rect",
+        "INVALID_ARGUMENT",
+        "a rectangle of 0 x 0 patches",
     ),
-    "l2": (
-        {"outputs": [pb.OutputRequest(name="patch_embeddings", l2_normalize=True)]},
-        "UNIMPLEMENTED",
-        "OutputRequest.l2_normalize",
-    ),
-    "int8": (
-        {"outputs": [pb.OutputRequest(name="patch_embeddings", dtype=tensor_pb2.DATA_TYPE_INT8)]},
-        "UNIMPLEMENTED",
-        "dtype int8 is not served yet",
+    "uint8": (
+        {"outputs": [pb.OutputRequest(name="patch_embeddings", dtype=tensor_pb2.DATA_TYPE_UINT8)]},
+        "INVALID_ARGUMENT",
+        "output patch_embeddings: dtype uint8 is not served; float32, float16, bfloat16, int8 are",
     ),
     "shared reply": ({"reply": tensor_pb2.SharedRange(region="r")}, "UNIMPLEMENTED", "EmbedRequest.reply"),
     "shared tensor": (

@@ -72,7 +72,7 @@ def test_the_service_is_whole(method: str, request_type: str, reply_type: str, s
         ),
         ("Item", "encoded pixels prepared"),
         ("OutputRequest", "name view patches rect l2_normalize dtype"),
-        ("EmbedResponse", "model version results timings fingerprint payloads"),
+        ("EmbedResponse", "model version results timings fingerprint outputs payloads"),
         ("ItemResult", "error grid outputs"),
         ("ItemError", "code reason message"),
         ("ServedModel", "spec version state provider device replay reason"),

@@ -15,6 +15,7 @@ from vitral.results import Embedding
 from vitral.v1.embedding_service_pb2 import ServedModel
 from vitral_client.aio_driver import Driver
 from vitral_client.channel import DEFAULT_ADDRESS
+from vitral_client.choice import View, choice
 from vitral_client.health import Health
 from vitral_client.image import Image, listed
 from vitral_client.request import Wish, wish
@@ -51,6 +52,10 @@ class AsyncClient:
         *,
         model: str | None = ...,
         outputs: str | Sequence[str] | None = ...,
+        view: View | None = ...,
+        patches: Sequence[int] | None = ...,
+        rect: tuple[int, int, int, int] | None = ...,
+        l2_normalize: bool = ...,
         dtype: str = ...,
         size: tuple[int, int] | None = ...,
         timeout: float | None = ...,
@@ -64,6 +69,10 @@ class AsyncClient:
         *,
         model: str | None = ...,
         outputs: str | Sequence[str] | None = ...,
+        view: View | None = ...,
+        patches: Sequence[int] | None = ...,
+        rect: tuple[int, int, int, int] | None = ...,
+        l2_normalize: bool = ...,
         dtype: str = ...,
         size: tuple[int, int] | None = ...,
         timeout: float | None = ...,
@@ -77,6 +86,10 @@ class AsyncClient:
         *,
         model: str | None = ...,
         outputs: str | Sequence[str] | None = ...,
+        view: View | None = ...,
+        patches: Sequence[int] | None = ...,
+        rect: tuple[int, int, int, int] | None = ...,
+        l2_normalize: bool = ...,
         dtype: str = ...,
         size: tuple[int, int] | None = ...,
         timeout: float | None = ...,
@@ -90,6 +103,10 @@ class AsyncClient:
         *,
         model: str | None = ...,
         outputs: str | Sequence[str] | None = ...,
+        view: View | None = ...,
+        patches: Sequence[int] | None = ...,
+        rect: tuple[int, int, int, int] | None = ...,
+        l2_normalize: bool = ...,
         dtype: str = ...,
         size: tuple[int, int] | None = ...,
         timeout: float | None = ...,
@@ -102,6 +119,10 @@ class AsyncClient:
         *,
         model: str | None = None,
         outputs: str | Sequence[str] | None = None,
+        view: View | None = None,
+        patches: Sequence[int] | None = None,
+        rect: tuple[int, int, int, int] | None = None,
+        l2_normalize: bool = False,
         dtype: str = "float32",
         size: tuple[int, int] | None = None,
         timeout: float | None = None,
@@ -115,8 +136,13 @@ class AsyncClient:
                 (H, W, 3) of any size, a PIL image, or `Prepared`, a row of the model's own input.
             model: `NAME` or `NAME/VERSION`; None: the only model served.
             outputs: names of the outputs; None: the model's default outputs.
-            dtype: `float32` or `float16`; also `bfloat16`, which arrives widened to float32, from servers
-                that have it: those of this release serve the other two only.
+            view: part of every output that is sent: `cls`, `patches`, `registers` or `mean`, that of the
+                patches; None: the whole tensor.
+            patches: indices of the patches that are sent, row by row from 0 on.
+            rect: the patches that are sent, as (row, column, height, width) in the grid of patches.
+            l2_normalize: whether every row, a mean too, is scaled to unit length.
+            dtype: element type on the wire: `float32`, `float16`, `bfloat16`, which arrives widened to
+                float32, or `int8` with a scale for each row, see `Embedding.scales`.
             size: height and width, for models of dynamic size.
             timeout: seconds this call has, all its requests together; None: the client's.
             errors: `raise` when an image fails, or `return` the errors in the place of the results.
@@ -132,7 +158,8 @@ class AsyncClient:
             InvalidArgumentError: the request or an image is not valid.
             VitralError: any other way a call can end: see `vitral.errors`.
         """
-        wanted: Wish = wish(model, outputs, dtype, size, expect_fingerprint)
+        chosen = choice(view, patches, rect, dtype, l2_normalize=l2_normalize)
+        wanted: Wish = wish(model, outputs, chosen, size, expect_fingerprint)
         result: Result | list[Result] = await self._driver.run(
             self._verbs.embed(images, wanted, timeout, errors)
         )
@@ -144,6 +171,10 @@ class AsyncClient:
         *,
         model: str | None = None,
         outputs: str | Sequence[str] | None = None,
+        view: View | None = None,
+        patches: Sequence[int] | None = None,
+        rect: tuple[int, int, int, int] | None = None,
+        l2_normalize: bool = False,
         dtype: str = "float32",
         size: tuple[int, int] | None = None,
         timeout: float | None = None,
@@ -157,6 +188,10 @@ class AsyncClient:
             images: each as for `embed`, plain or asynchronous; a plain one runs in the event loop.
             model: `NAME` or `NAME/VERSION`; None: the only model served.
             outputs: names of the outputs; None: the model's default outputs.
+            view: as for `embed`.
+            patches: as for `embed`.
+            rect: as for `embed`.
+            l2_normalize: as for `embed`.
             dtype: as for `embed`.
             size: height and width, for models of dynamic size.
             timeout: seconds each request has; None: the client's.
@@ -174,7 +209,8 @@ class AsyncClient:
             VitralError: any other way a request can end. The results before it are given first, as they are
                 where `images` itself raises.
         """
-        wanted: Wish = wish(model, outputs, dtype, size, expect_fingerprint)
+        chosen = choice(view, patches, rect, dtype, l2_normalize=l2_normalize)
+        wanted: Wish = wish(model, outputs, chosen, size, expect_fingerprint)
         stream = Stream(self._verbs, wanted, timeout, Bounds(batch, in_flight))
         return self._driver.stream(
             stream.moves(), images if isinstance(images, AsyncIterable) else listed(images)

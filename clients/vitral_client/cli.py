@@ -16,12 +16,12 @@ from vitral import __version__
 from vitral import spec as specs
 from vitral.errors import ImageError, InvalidArgumentError, VitralError
 from vitral.results import Embedding
+from vitral.selection import DTYPES, VIEWS
 from vitral_client import plugins, save, show
 from vitral_client.channel import DEFAULT_ADDRESS
 from vitral_client.client import Client
 from vitral_client.health import Health
 from vitral_client.image import Image
-from vitral_client.request import DTYPES
 
 IMAGES_A_REQUEST = 16
 
@@ -52,7 +52,7 @@ def embed(args: argparse.Namespace) -> int:
         return _usage("standard input can be one image only")
     if args.output is not None:
         try:
-            save.check_target(args.output)
+            save.check_target(args.output, dtype=args.dtype)
         except InvalidArgumentError as error:
             return _usage(str(error))
     packages = [] if args.json or args.output else ["rich"]
@@ -64,7 +64,15 @@ def embed(args: argparse.Namespace) -> int:
     with Client(args.server, timeout=args.timeout) as client:
         results = list(
             client.embed_iter(
-                images, model=args.model, outputs=args.outputs, dtype=args.dtype, batch=IMAGES_A_REQUEST
+                images,
+                model=args.model,
+                outputs=args.outputs,
+                view=args.view,
+                patches=args.patches,
+                rect=args.rect,
+                l2_normalize=args.l2_normalize,
+                dtype=args.dtype,
+                batch=IMAGES_A_REQUEST,
             )
         )
     return _report(dict(zip(save.keys(args.images), results, strict=True)), args)
@@ -122,8 +130,7 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     one.add_argument(
         "--outputs", type=_names, metavar="A,B", help="outputs; the model's defaults where absent"
     )
-    element = "element type on the wire; servers may not have bfloat16 yet, this release's has not"
-    one.add_argument("--dtype", choices=DTYPES, default="float32", help=element)
+    _add_rows(one)
     one.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help=f"file to write: {', '.join(save.FORMATS)}"
     )
@@ -135,6 +142,20 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
     if next((word for word in argv if not word.startswith("-")), None) not in commands.choices:
         plugins.add(commands)  # not looked for where none of them is meant
     return parser
+
+
+def _add_rows(one: argparse.ArgumentParser) -> None:
+    """What is wanted of every output."""
+    one.add_argument("--view", choices=VIEWS, help="part of every output; the whole where absent")
+    chosen = one.add_mutually_exclusive_group()
+    chosen.add_argument(
+        "--patches", type=_numbers, metavar="I,J", help="indices of patches, row by row from 0"
+    )
+    rect = "patches of a rectangle of the grid"
+    chosen.add_argument("--rect", type=_numbers, metavar="ROW,COLUMN,HEIGHT,WIDTH", help=rect)
+    one.add_argument("--l2-normalize", action="store_true", help="scale every row to unit length")
+    element = "element type on the wire; bfloat16 arrives as float32, int8 with a scale for each row"
+    one.add_argument("--dtype", choices=DTYPES, default="float32", help=element)
 
 
 def _command(
@@ -159,6 +180,12 @@ def _names(text: str) -> list[str]:
     if not names:
         raise argparse.ArgumentTypeError("no output is named")
     return names
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    if not all(part.strip().isdecimal() for part in text.split(",")):
+        raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers joined by commas")
+    return tuple(map(int, text.split(",")))
 
 
 def _seconds(text: str) -> float:

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from vitral import decode as decodes
-from vitral import framing, tensors
+from vitral import framing, output_request, tensors
 from vitral.errors import ImageError, InvalidArgumentError, ServerError
 from vitral.results import Embedding, Timings
+from vitral.selection import WHOLE, Selection
 from vitral.tensors import Array
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral.v1.model_pb2 import ModelSpec
-from vitral_client.request import Request
+from vitral_client.request import Request, Wish
 
 M = TypeVar("M", bound=Message)
 
@@ -59,7 +60,7 @@ def parse(data: bytes) -> Reply:
     return Reply(message(pb.EmbedResponse, header), payloads)
 
 
-def results(reply: Reply, request: Request, spec: ModelSpec) -> list[Embedding | ImageError]:
+def results(reply: Reply, request: Request, wish: Wish, spec: ModelSpec) -> list[Embedding | ImageError]:
     """One entry for each image of the caller, in the caller's order.
 
     Raises:
@@ -69,24 +70,52 @@ def results(reply: Reply, request: Request, spec: ModelSpec) -> list[Embedding |
     if len(header.results) != len(request.sent):
         said = f"{len(request.sent)} images were sent and {len(header.results)} results came back"
         raise ServerError(said)
-    timings = _timings(header.timings)
+    timings, done = _timings(header.timings), _done(header, wish)
     every: dict[int, Embedding | ImageError] = dict(request.failed)
     for index, result in zip(request.sent, header.results, strict=True):
         if result.HasField("error"):
             every[index] = ImageError(result.error.message, cause=result.error.reason, index=index)
             continue
         every[index] = Embedding(
-            outputs={tensor.name: _array(tensor, reply.payloads) for tensor in result.outputs},
+            outputs={
+                tensor.name: _array(tensor, reply.payloads, what=f"output {tensor.name}")
+                for tensor in result.outputs
+            },
             grid=(result.grid.height, result.grid.width),
             spec=spec,
             version=header.version,
             timings=timings,
             decode=decodes.of_enum(header.decode),
+            selections=done,
+            scales={
+                tensor.name: _array(tensor.scale, reply.payloads, what=f"scale of output {tensor.name}")
+                for tensor in result.outputs
+                if tensor.HasField("scale")
+            },
         )
     return [every[index] for index in sorted(every)]
 
 
-def _array(tensor: tensor_pb2.Tensor, payloads: Sequence[memoryview]) -> Array:
+def _done(header: pb.EmbedResponse, wish: Wish) -> dict[str, Selection]:
+    """What the server says it did, by output.
+
+    Raises:
+        ServerError: it says nothing, or did something else.
+    """
+    try:
+        done = {item.name: output_request.read(item) for item in header.outputs}
+    except InvalidArgumentError as error:
+        raise ServerError(f"the reply contradicts itself: {error}") from None
+    # A server from before there were selections says nothing, and does element types only.
+    before = not done and replace(wish.selection, dtype=WHOLE.dtype) == WHOLE
+    wrong = [name for name in wish.outputs if done.get(name) != wish.selection]
+    if wrong and not before:
+        said = done.get(wrong[0], "nothing")
+        raise ServerError(f"{wish.selection} of output {wrong[0]} was asked for; the server did {said}")
+    return done
+
+
+def _array(tensor: tensor_pb2.Tensor, payloads: Sequence[memoryview], *, what: str) -> Array:
     where = tensor.WhichOneof("location")
     data: bytes | memoryview
     if where == "payload" and tensor.payload < len(payloads):
@@ -95,9 +124,9 @@ def _array(tensor: tensor_pb2.Tensor, payloads: Sequence[memoryview]) -> Array:
         data = tensor.data
     else:
         said = f"payload {tensor.payload} of {len(payloads)}" if where == "payload" else f"{where} bytes"
-        raise ServerError(f"output {tensor.name} is said to be in {said}, which the reply does not hold")
+        raise ServerError(f"{what} is said to be in {said}, which the reply does not hold")
     try:
-        array = tensors.view(data, tensor.dtype, tensor.shape, what=f"output {tensor.name}")
+        array = tensors.view(data, tensor.dtype, tensor.shape, what=what)
     except InvalidArgumentError as error:
         raise ServerError(f"the reply contradicts itself: {error}") from None
     array.flags.writeable = False  # bfloat16 comes as a copy; all results are alike

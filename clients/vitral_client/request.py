@@ -7,17 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitral import framing, tensors
-from vitral.errors import ImageError, InvalidArgumentError, TooLargeError
+from vitral import framing, output_request
+from vitral.errors import ImageError, TooLargeError
 from vitral.limits import MAX_MESSAGE_BYTES
+from vitral.selection import WHOLE, Selection
 from vitral.tensors import Array
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_client import argument
 from vitral_client.image import Content, Pixels, Prepared
-
-DTYPES = ("float32", "float16", "bfloat16")
-"""Element types an output can be asked for in."""
 
 _ITEM_BYTES = 64
 """Most bytes of an item that are neither its file nor its payload: tags, lengths, dtype and shape."""
@@ -30,27 +28,22 @@ class Wish:
     Attributes:
         model: `NAME` or `NAME/VERSION`; empty: the only model served.
         outputs: names; empty: the model's default outputs.
-        dtype: one of `DTYPES`.
+        selection: which rows of every output, and in what form.
         size: height and width, for models of dynamic size.
         fingerprint: the one the model must have; empty: any.
     """
 
     model: str = ""
     outputs: tuple[str, ...] = ()
-    dtype: str = "float32"
+    selection: Selection = WHOLE
     size: tuple[int, int] | None = None
     fingerprint: str = ""
-
-    def __post_init__(self) -> None:
-        """Checks dtype."""
-        if self.dtype not in DTYPES:
-            raise InvalidArgumentError(f"dtype is one of {', '.join(DTYPES)}, not {self.dtype!r}")
 
 
 def wish(
     model: str | None,
     outputs: str | Sequence[str] | None,
-    dtype: str,
+    selection: Selection,
     size: tuple[int, int] | None,
     fingerprint: str | None,
 ) -> Wish:
@@ -62,7 +55,7 @@ def wish(
     return Wish(
         model=argument.optional_text("model", model),
         outputs=argument.texts("outputs", outputs),
-        dtype=dtype,
+        selection=selection,
         size=argument.size(size),
         fingerprint=argument.optional_text("expect_fingerprint", fingerprint),
     )
@@ -128,8 +121,7 @@ def _head(wish: Wish) -> pb.EmbedRequest:
     request = pb.EmbedRequest(model=name, version=version, expect_fingerprint=wish.fingerprint)
     if wish.size is not None:
         request.size.height, request.size.width = wish.size
-    for output in wish.outputs:
-        request.outputs.add(name=output, dtype=tensors.dtype_named(wish.dtype))
+    request.outputs.extend(output_request.write(name, wish.selection) for name in wish.outputs)
     return request
 
 

@@ -17,15 +17,17 @@ FORMATS = (".npy", ".npz", ".safetensors")
 """Suffixes of the files that can be written."""
 
 
-def check_target(path: Path) -> None:
+def check_target(path: Path, *, dtype: str = "float32") -> None:
     """Refuses a file that could not be written, before any image is embedded.
 
     Raises:
-        InvalidArgumentError: the suffix is none of `FORMATS`.
+        InvalidArgumentError: the suffix is none of `FORMATS`, or the file cannot hold the scales of int8.
         FileNotFoundError: its folder does not exist.
     """
     if path.suffix not in FORMATS:
         raise InvalidArgumentError(f"{path} ends in none of {', '.join(FORMATS)}")
+    if path.suffix == ".npy" and dtype == "int8":
+        raise InvalidArgumentError(f"{path} holds one array, and int8 has scales beside it: use .npz")
     if not path.parent.is_dir():
         raise FileNotFoundError(f"the folder of {path} does not exist")
 
@@ -34,7 +36,8 @@ def save(path: Path, results: Mapping[str, Embedding | ImageError]) -> None:
     """Writes the outputs of every image that did not fail, of which there is at least one.
 
     A .npy holds one output, stacked in the order of the images; the others hold an array for each image and
-    output under `IMAGE/OUTPUT`, a .safetensors model, version and fingerprint as well.
+    output under `IMAGE/OUTPUT`, and int8's scales under `IMAGE/OUTPUT.scale`, a .safetensors model, version,
+    fingerprint and what was selected as well.
 
     Raises:
         InvalidArgumentError: the outputs do not fit a .npy, or an image failed: its rows have no names, and
@@ -90,7 +93,7 @@ def _safetensors(embeddings: Mapping[str, Embedding]) -> Callable[[BinaryIO], No
         "version": first.version,
         "fingerprint": first.fingerprint,
         "weights": first.spec.source.weights_note,
-    }
+    } | {f"selection {name}": str(chosen) for name, chosen in first.selections.items()}
     data = to_bytes(_flat(embeddings), metadata=metadata)
 
     def write(file: BinaryIO) -> None:
@@ -100,11 +103,11 @@ def _safetensors(embeddings: Mapping[str, Embedding]) -> Callable[[BinaryIO], No
 
 
 def _flat(embeddings: Mapping[str, Embedding]) -> dict[str, Array]:
-    return {
-        f"{key}/{name}": array
-        for key, embedding in embeddings.items()
-        for name, array in embedding.outputs.items()
-    }
+    arrays: dict[str, Array] = {}
+    for key, embedding in embeddings.items():
+        arrays |= {f"{key}/{name}": array for name, array in embedding.outputs.items()}
+        arrays |= {f"{key}/{name}.scale": scale for name, scale in embedding.scales.items()}
+    return arrays
 
 
 def _replace(path: Path, write: Callable[[BinaryIO], None]) -> None:

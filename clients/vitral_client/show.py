@@ -13,6 +13,7 @@ from vitral import decode as decodes
 from vitral import spec as specs
 from vitral.errors import ImageError
 from vitral.results import Embedding
+from vitral.selection import WHOLE
 from vitral.tensors import Array
 from vitral.v1 import embedding_service_pb2 as pb
 
@@ -41,7 +42,7 @@ def embeddings_table(results: Mapping[str, Embedding]) -> None:
         )
         for key, result in results.items()
         for name, array in result.outputs.items()
-        for mean, std in [_moments(array)]
+        for mean, std in [_moments(result.dequantized(name))]
     ]
     _table(
         title, ("image", "output", "shape", "dtype", "mean", "std", "ms"), rows, right=("mean", "std", "ms")
@@ -120,8 +121,10 @@ def _weights(served: pb.ServedModel) -> str:
 def _figures(result: Embedding) -> dict[str, Any]:
     outputs = {}
     for name, array in result.outputs.items():
-        mean, std = _moments(array)
-        outputs[name] = {"shape": list(array.shape), "dtype": str(array.dtype), "mean": mean, "std": std}
+        mean, std = _moments(result.dequantized(name))
+        selected = str(result.selections.get(name, WHOLE))
+        shape, dtype = list(array.shape), str(array.dtype)
+        outputs[name] = {"selection": selected, "shape": shape, "dtype": dtype, "mean": mean, "std": std}
     return {"grid": list(result.grid), "outputs": outputs, "timings": asdict(result.timings)}
 
 

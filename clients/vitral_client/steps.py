@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, Literal, TypeAlias, TypeVar
 
-from vitral import sizes, tensors
+from vitral import sizes
 from vitral.errors import (
     DeadlineError,
     FingerprintMismatchError,
@@ -25,6 +25,7 @@ from vitral.errors import (
 )
 from vitral.limits import MAX_ITEMS
 from vitral.results import Embedding
+from vitral.selection import WHOLE
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1.model_pb2 import ModelSpec
 from vitral_client import argument, health, reply
@@ -193,20 +194,19 @@ class Verbs:
         parts = reply.parse(answer)
         spec = yield from self._spec(parts.header, deadline)
         self._known[wish.model] = spec
-        return reply.results(parts, request, spec), parts.header.fingerprint
+        return reply.results(parts, request, wish, spec), parts.header.fingerprint
 
     def _plan(self, wish: Wish, images: int, deadline: Deadline) -> Steps[tuple[Wish, int]]:
         """The wish with its outputs named where it must be, and the most images whose reply fits."""
-        # An element type is asked for output by output, so that the defaults have to be known by name.
-        named = bool(wish.outputs) or wish.dtype == "float32"
+        # Rows and element types are asked for output by output: the defaults have to be known by name.
+        named = bool(wish.outputs) or wish.selection == WHOLE
         if not images or (named and images == 1):
             return wish, images
         spec = self._known.get(wish.model)
         if spec is None:
             spec = yield from self._learn(wish.model, deadline)
         outputs = wish.outputs or tuple(spec.default_outputs)
-        dtype = tensors.dtype_named(wish.dtype)
-        fitting = sizes.most_images(spec, [(name, dtype) for name in outputs])
+        fitting = sizes.most_images(spec, [(name, wish.selection) for name in outputs])
         return wish if named else replace(wish, outputs=outputs), fitting
 
     def _learn(self, model: str, deadline: Deadline) -> Steps[ModelSpec]:

@@ -2,42 +2,49 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TypeAlias
 
-from vitral import spec as specs
+from vitral import selection as selections
+from vitral.errors import InvalidArgumentError
 from vitral.limits import MAX_ERROR_BYTES, MAX_MESSAGE_BYTES, MAX_REPLY_BYTES
-from vitral.tensors import ITEM_BYTES
+from vitral.selection import Selection
 from vitral.v1 import model_pb2 as pb
 
-Wanted: TypeAlias = Sequence[tuple[str, int]]
-"""Name and wire type of each output that is wanted of every image."""
+Wanted: TypeAlias = Sequence[tuple[str, Selection]]
+"""Name of each output, and what is wanted of it."""
 
 _FIXED = 1024
 
 
 def header_bytes(wanted: Wanted, images: int) -> int:
     """Room for everything in a reply that is no payload; an error's message is cut to fit it."""
-    return _FIXED + images * _header_of_one(wanted)
+    return _header_of_all(wanted) + images * _header_of_one(wanted)
 
 
 def payload_bytes(spec: pb.ModelSpec, wanted: Wanted, images: int = 1) -> int:
-    """Payload bytes of the reply to so many images; outputs the model does not have count as nothing."""
-    items = {item.name: item for item in spec.outputs}
-    return images * sum(
-        math.prod(specs.item_shape(items[name].axes)) * ITEM_BYTES[dtype]
-        for name, dtype in wanted
-        if name in items
-    )
+    """Payload bytes of the reply to so many images; what the model does not have counts as nothing."""
+    return images * sum(_bytes(spec, name, selection) for name, selection in wanted)
 
 
 def most_images(spec: pb.ModelSpec, wanted: Wanted) -> int:
     """Most images whose reply crosses no limit; 1 also where that of a single one does."""
     payload, header = payload_bytes(spec, wanted), _header_of_one(wanted)
-    by_message = (MAX_MESSAGE_BYTES - _FIXED) // (payload + header)
+    by_message = (MAX_MESSAGE_BYTES - _header_of_all(wanted)) // (payload + header)
     by_payload = MAX_REPLY_BYTES // payload if payload else by_message
     return max(1, min(by_message, by_payload))
+
+
+def _bytes(spec: pb.ModelSpec, name: str, selection: Selection) -> int:
+    try:
+        return selections.part(spec, name, selection).bytes
+    except InvalidArgumentError:
+        return 0
+
+
+def _header_of_all(wanted: Wanted) -> int:
+    """Names, timings, and what was done: an index takes five bytes at most."""
+    return _FIXED + sum(64 + len(name.encode()) + 5 * len(chosen.patches) for name, chosen in wanted)
 
 
 def _header_of_one(wanted: Wanted) -> int:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from vitral.errors import ImageError
+from vitral.selection import WHOLE, Selection
 from vitral.tensors import Array
-from vitral.v1.tensor_pb2 import DataType
 
 
 class Door(Enum):
@@ -28,10 +28,10 @@ class Picture:
 
 @dataclass(frozen=True)
 class Wanted:
-    """One output and the element type it is wanted in."""
+    """One output, and what is wanted of it."""
 
     name: str
-    dtype: DataType.ValueType
+    selection: Selection = WHOLE
 
 
 @dataclass(frozen=True)

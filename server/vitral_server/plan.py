@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vitral import sizes
-from vitral import spec as specs
+from vitral import selection, sizes
 from vitral.errors import FingerprintMismatchError, InvalidArgumentError, TooLargeError
 from vitral.limits import MAX_MESSAGE_BYTES
-from vitral.v1 import tensor_pb2
+from vitral.selection import Part
 from vitral_engine.engine import Model
 from vitral_engine.session import GraphSession
 from vitral_server.call import Door, EmbedCall, Wanted
@@ -21,7 +20,7 @@ class Plan:
 
     Attributes:
         served, engine: the model.
-        wanted: the outputs.
+        wanted: the parts of outputs.
         doors: of each picture.
         sessions: door to the session its pictures go to.
         held_bytes: what request and reply take together.
@@ -29,7 +28,7 @@ class Plan:
 
     served: Served
     engine: Model
-    wanted: tuple[Wanted, ...]
+    wanted: tuple[Part, ...]
     doors: tuple[Door, ...]
     sessions: dict[Door, GraphSession]
     held_bytes: int
@@ -47,13 +46,13 @@ def plan(call: EmbedCall, registry: Registry) -> Plan:
         message = f"model {spec.name} has fingerprint {spec.fingerprint}, not {call.fingerprint}"
         raise FingerprintMismatchError(message)
     _check_size(call, engine)
-    default = tensor_pb2.DATA_TYPE_FLOAT32
-    wanted = call.outputs or tuple(Wanted(name, default) for name in spec.default_outputs)
-    names = [specs.output(spec, want.name).name for want in wanted]
+    outputs = call.outputs or tuple(map(Wanted, spec.default_outputs))
+    wanted = tuple(selection.part(spec, want.name, want.selection) for want in outputs)
+    names = [part.name for part in wanted]
     doors = tuple(picture.door for picture in call.pictures)
     sessions = {door: engine.session_for(names, prepared=door is Door.PREPARED) for door in set(doors)}
-    pairs, images = [(want.name, want.dtype) for want in wanted], len(doors)
-    out = sizes.payload_bytes(spec, pairs, images)
+    pairs, images = [(part.name, part.selection) for part in wanted], len(doors)
+    out = images * sum(part.bytes for part in wanted)
     limit = min(call.max_reply_bytes, MAX_MESSAGE_BYTES - sizes.header_bytes(pairs, images))
     if out > limit:
         told = f"the reply to {images} images takes {out} bytes; the limit is {limit}"

@@ -17,17 +17,18 @@ from typing import TypeVar
 import numpy as np
 
 from vitral import decode as decodes
-from vitral import framing
+from vitral import framing, output_request
 from vitral.errors import ImageError
 from vitral.limits import MAX_ERROR_BYTES
 from vitral.results import Timings
-from vitral.tensors import Array, numpy_dtype
+from vitral.selection import Part
+from vitral.tensors import Array
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import model_pb2, tensor_pb2
-from vitral_engine.half import cast
-from vitral_server.call import Wanted
+from vitral_engine import elements
 
 _Value = TypeVar("_Value")
+_SCALE = tensor_pb2.DATA_TYPE_FLOAT32
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class Assembly:
         self,
         spec: model_pb2.ModelSpec,
         version: str,
-        wanted: Sequence[Wanted],
+        wanted: Sequence[Part],
         *,
         images: int,
         deadline: float,
@@ -75,7 +76,7 @@ class Assembly:
         self.left = False
         self._decode = decodes.to_enum(decode)
         self._spec, self._version, self._wanted = spec, version, wanted
-        self._slots: list[list[Array] | ImageError | None] = [None] * images
+        self._slots: list[list[elements.Made] | ImageError | None] = [None] * images
         self._remaining = images
         self._lock = threading.Lock()
         self._loop = asyncio.get_running_loop()
@@ -101,7 +102,7 @@ class Assembly:
             start = perf_counter()
             self._remaining -= len(rows)
             for index, row in rows:
-                self._slots[index] = [self._slice(outputs, item, row) for item in self._wanted]
+                self._slots[index] = [self._made(outputs, part, row) for part in self._wanted]
             stages = self.stages
             stages.queue, stages.run = max(stages.queue, queue_ms), stages.run + run_ms
             stages.encode += (perf_counter() - start) * 1e3
@@ -118,20 +119,19 @@ class Assembly:
         if not self.future.done():
             self.future.set_exception(error)
 
-    def _slice(self, outputs: dict[str, Array], wanted: Wanted, row: int) -> Array:
-        part: Array = outputs[wanted.name][row]
-        dtype = numpy_dtype(wanted.dtype)
-        if part.dtype != dtype:
-            made = np.empty(part.shape, dtype)
-            cast(part, made)
-            return made
-        return part if self._remaining == 0 else part.copy()
+    def _made(self, outputs: dict[str, Array], part: Part, row: int) -> elements.Made:
+        whole: Array = outputs[part.name][row]
+        made = elements.made(part.of(whole), part.selection)
+        if self._remaining and np.may_share_memory(made[0], whole):
+            return (made[0].copy(),)
+        return made
 
     def _finish(self) -> None:
         if self._remaining or self.gone:
             return
         timings = self.stages.timings()
-        payloads = [array for slot in self._slots if isinstance(slot, list) for array in slot]
+        slots = (slot for slot in self._slots if isinstance(slot, list))
+        payloads = [array for slot in slots for made in slot for array in made]
         frame = Frame(
             framing.join(self._header(timings), payloads),
             timings,
@@ -158,6 +158,7 @@ class Assembly:
             fingerprint=self._spec.fingerprint,
             decode=self._decode,
         )
+        reply.outputs.extend(output_request.write(part.name, part.selection) for part in self._wanted)
         payload = 0
         for slot in self._slots:
             if isinstance(slot, ImageError):
@@ -166,8 +167,12 @@ class Assembly:
                 reply.results.add(error=pb.ItemError(code=code, reason=slot.cause, message=said))
                 continue
             result = reply.results.add(grid=grid)
-            for wanted, array in zip(self._wanted, slot or (), strict=True):
-                result.outputs.add(name=wanted.name, dtype=wanted.dtype, shape=array.shape, payload=payload)
-                payload += 1
+            for part, made in zip(self._wanted, slot or (), strict=True):
+                dtype = tensor_pb2.DataType.ValueType(part.selection.dtype)
+                tensor = result.outputs.add(name=part.name, dtype=dtype, shape=made[0].shape, payload=payload)
+                if len(made) == 2:
+                    tensor.scale.dtype, tensor.scale.payload = _SCALE, payload + 1
+                    tensor.scale.shape.extend(made[1].shape)
+                payload += len(made)
         reply.timings.MergeFrom(pb.Timings(**vars(timings)))
         return reply.SerializeToString()

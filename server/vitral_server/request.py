@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from google.protobuf.message import DecodeError
 
-from vitral import framing, tensors
+from vitral import framing, output_request, tensors
 from vitral.errors import ImageError, InvalidArgumentError, UnsupportedError
 from vitral.limits import MAX_REPLY_BYTES
 from vitral.v1 import embedding_service_pb2 as pb
@@ -14,7 +14,6 @@ from vitral.v1 import tensor_pb2
 from vitral_server.call import Door, EmbedCall, Picture, Wanted
 
 _MAX_OUTPUTS = 64
-_DTYPES = (tensor_pb2.DATA_TYPE_FLOAT32, tensor_pb2.DATA_TYPE_FLOAT16)
 
 
 def parse(message: bytes, *, max_items: int) -> EmbedCall:
@@ -44,7 +43,7 @@ def parse(message: bytes, *, max_items: int) -> EmbedCall:
         model=request.model,
         version=request.version,
         pictures=tuple(_picture(item, payloads) for item in request.items),
-        outputs=tuple(_wanted(item) for item in request.outputs),
+        outputs=tuple(Wanted(item.name, output_request.read(item)) for item in request.outputs),
         size=(request.size.height, request.size.width) if request.HasField("size") else None,
         max_reply_bytes=min(request.max_reply_bytes or MAX_REPLY_BYTES, MAX_REPLY_BYTES),
         fingerprint=request.expect_fingerprint,
@@ -77,20 +76,3 @@ def _bytes(tensor: tensor_pb2.Tensor, payloads: Sequence[memoryview]) -> bytes |
     if tensor.payload >= len(payloads):
         raise InvalidArgumentError(f"the tensor names payload {tensor.payload}, but {len(payloads)} came")
     return payloads[tensor.payload]
-
-
-def _wanted(item: pb.OutputRequest) -> Wanted:
-    asked = {
-        "view": item.view != pb.TOKEN_VIEW_UNSPECIFIED,
-        "patches": bool(item.patches),
-        "rect": item.HasField("rect"),
-        "l2_normalize": item.l2_normalize,
-    }
-    if named := [name for name, is_set in asked.items() if is_set]:
-        raise UnsupportedError(f"OutputRequest.{named[0]} is not served yet")
-    dtype = item.dtype or tensor_pb2.DATA_TYPE_FLOAT32
-    if dtype not in _DTYPES:
-        known = ", ".join(tensors.name_of(value) for value in _DTYPES)
-        message = f"output {item.name}: dtype {tensors.name_of(dtype)} is not served yet; {known} are"
-        raise UnsupportedError(message)
-    return Wanted(item.name, dtype)

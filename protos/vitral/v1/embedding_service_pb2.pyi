@@ -58,27 +58,29 @@ class _TokenViewEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_TokenView.V
     TOKEN_VIEW_UNSPECIFIED: _TokenView.ValueType  # 0
     """The whole tensor, as the graph gives it."""
     TOKEN_VIEW_CLS: _TokenView.ValueType  # 1
-    """The class token."""
+    """The class token, one row without a token axis."""
     TOKEN_VIEW_PATCHES: _TokenView.ValueType  # 2
     """The patch tokens."""
     TOKEN_VIEW_REGISTERS: _TokenView.ValueType  # 3
     """The register tokens."""
     TOKEN_VIEW_PATCH_MEAN: _TokenView.ValueType  # 4
-    """The mean of the patch tokens."""
+    """The mean of the patch tokens in float32, one row without a token axis."""
 
 class TokenView(_TokenView, metaclass=_TokenViewEnumTypeWrapper):
-    """Which rows of a token sequence are wanted."""
+    """Which rows of a token sequence are wanted. Refused: tokens the model does not
+    have, and a prefix that does not depend on the image.
+    """
 
 TOKEN_VIEW_UNSPECIFIED: TokenView.ValueType  # 0
 """The whole tensor, as the graph gives it."""
 TOKEN_VIEW_CLS: TokenView.ValueType  # 1
-"""The class token."""
+"""The class token, one row without a token axis."""
 TOKEN_VIEW_PATCHES: TokenView.ValueType  # 2
 """The patch tokens."""
 TOKEN_VIEW_REGISTERS: TokenView.ValueType  # 3
 """The register tokens."""
 TOKEN_VIEW_PATCH_MEAN: TokenView.ValueType  # 4
-"""The mean of the patch tokens."""
+"""The mean of the patch tokens in float32, one row without a token axis."""
 Global___TokenView: _TypeAlias = TokenView  # noqa: Y015
 
 class _StreamOrder:
@@ -184,16 +186,24 @@ class OutputRequest(_message.Message):
     view: Global___TokenView.ValueType
     """Which rows."""
     l2_normalize: _builtins.bool
-    """Scale every row to unit L2 norm."""
+    """Scale every row, after the view, to unit L2 norm in float32; rows of zeros
+    stay zeros.
+    """
     dtype: _tensor_pb2.DataType.ValueType
-    """Element type of the reply; unspecified: float32."""
+    """Element type of the reply: float32, float16, bfloat16 (both rounded to
+    nearest even) or int8; unspecified: float32.
+    """
     @_builtins.property
     def patches(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Patch indices in row-major order; empty: all."""
+        """Patch indices in row-major order, answered in the order asked for; empty:
+        all. With view PATCHES or none, without `rect`, no more than there are.
+        """
 
     @_builtins.property
     def rect(self) -> Global___PatchRect:
-        """A rectangle of patches."""
+        """A rectangle of patches, answered in row-major order. With view PATCHES or
+        none, without `patches`.
+        """
 
     def __init__(
         self,
@@ -327,6 +337,7 @@ class EmbedResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     DECODE_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model that answered."""
@@ -345,6 +356,12 @@ class EmbedResponse(_message.Message):
         """Where the time went."""
 
     @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputRequest]:
+        """What was done, in the order of ItemResult.outputs: the request with its
+        defaults filled in.
+        """
+
+    @_builtins.property
     def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Raw tensor bytes, last on the wire."""
 
@@ -357,11 +374,12 @@ class EmbedResponse(_message.Message):
         timings: Global___Timings | None = ...,
         fingerprint: _builtins.str = ...,
         decode: Global___Decode.ValueType = ...,
+        outputs: _abc.Iterable[Global___OutputRequest] | None = ...,
         payloads: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "fingerprint", b"fingerprint", "model", b"model", "payloads", b"payloads", "results", b"results", "timings", b"timings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "fingerprint", b"fingerprint", "model", b"model", "outputs", b"outputs", "payloads", b"payloads", "results", b"results", "timings", b"timings", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -94,7 +94,10 @@ class Tensor(_message.Message):
 
     @_builtins.property
     def scale(self) -> Global___Tensor:
-        """For int8: float32 scales, one per token."""
+        """For int8: float32 scales of `shape` without the last axis, one per token.
+        A value is its integer times its token's scale, max |x| / 127; 0 for a token
+        of zeros, NaN for one that is not finite.
+        """
 
     def __init__(
         self,
