@@ -65,7 +65,7 @@ def server(small_repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     vitral_export.export(Mixed(), name=MIXED, repo=repo, options=options)
     size = ("--img-size", "32", "--patch-size", "8", "--embed-dim", "16")
     assert main(["build", CONSTANT, "--name", CONSTANT, "--repo", str(repo), *size]) == 0
-    with running(repo, "--queue-delay-ms", "30", log=folder / "log") as started:
+    with running(repo, "--queue-delay-ms", "30", "--instances", "1", log=folder / "log") as started:
         yield started
 
 
