@@ -118,6 +118,27 @@ def test_dtype_is_asked_for_by_the_names_of_the_defaults(client: Client, wire: W
     assert wire.requests[-1].outputs[0].dtype == BF16
 
 
+def test_a_server_that_does_not_say_what_it_did_is_not_believed(client: Client, wire: Wire) -> None:
+    for wish, words in (
+        ({"view": "mean"}, "mean, float32"),
+        ({"l2_normalize": True}, "all rows, unit length, float32"),
+    ):
+        said = f"output patch_embeddings: {words} was asked for; the server says it did nothing"
+        with pytest.raises(vitral_client.ServerError, match=said):
+            client.embed(b"x", **wish)  # type: ignore[arg-type]
+    assert wire.requests[0].outputs[0].view == pb.TOKEN_VIEW_PATCH_MEAN
+    assert wire.requests[1].outputs[0].l2_normalize
+
+    def other(request: pb.EmbedRequest, _: object) -> bytes:
+        reply = pb.EmbedResponse.FromString(wire.embed(request))
+        reply.outputs.add(name="patch_embeddings", view=pb.TOKEN_VIEW_CLS)
+        return reply.SerializeToString()
+
+    wire.on_embed = other
+    with pytest.raises(vitral_client.ServerError, match="the server says it did cls, float32"):
+        client.embed(b"x", view="mean")
+
+
 def test_the_spec_is_fetched_once_for_each_fingerprint(client: Client, wire: Wire) -> None:
     for _ in range(3):
         client.embed(b"x")

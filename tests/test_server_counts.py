@@ -29,7 +29,7 @@ from vitral import framing
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_client import Client, reply
-from vitral_client.request import Request
+from vitral_client.request import Request, Wish
 
 NAME, OUTPUT = "patch-embedding", "patch_embeddings"
 VALUES = 196 * 768
@@ -159,7 +159,7 @@ def test_arrays_are_the_bytes_of_the_reply(server: Running, dtype: tensor_pb2.Da
     with Client(server.address) as client:
         spec = client.model(NAME).spec
     data = _bare(server.address, dtype)
-    [result] = reply.results(reply.parse(data), Request(b"", [0], {}), spec)
+    [result] = reply.results(reply.parse(data), Request(b"", [0], {}), Wish(), spec)
     array = result.outputs[OUTPUT]  # type: ignore[union-attr]
     assert array.nbytes > len(data) - 1000
     assert np.shares_memory(array, np.frombuffer(data, np.uint8))

@@ -111,7 +111,7 @@ def _done(header: pb.EmbedResponse, wish: Wish) -> dict[str, Selection]:
     wrong = [name for name in wish.outputs if done.get(name) != wish.selection]
     if wrong and not before:
         said = done.get(wrong[0], "nothing")
-        raise ServerError(f"{wish.selection} of output {wrong[0]} was asked for; the server did {said}")
+        raise ServerError(f"output {wrong[0]}: {wish.selection} was asked for; the server says it did {said}")
     return done
 
 
