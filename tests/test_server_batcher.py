@@ -237,9 +237,7 @@ async def test_a_run_thread_that_ends_is_seen_and_nobody_hangs(
 ) -> None:
     monkeypatch.setattr(threading, "excepthook", lambda _: None)
     batcher = desk.batcher()
-    monkeypatch.setattr(
-        batcher, "_run", lambda batch: (_ for _ in ()).throw(SystemError("thread ends"))
-    )
+    monkeypatch.setattr(batcher, "_run", lambda batch: (_ for _ in ()).throw(SystemError("thread ends")))
     batcher.submit(desk.request(_row(0))[1])
     await _until(batcher.fault)
     assert "its run thread ended: SystemError" in batcher.fault()

@@ -103,7 +103,11 @@ REFUSED = {
         "UNIMPLEMENTED",
         "dtype int8 is not served yet",
     ),
-    "shared reply": ({"reply": tensor_pb2.SharedRange(region="r")}, "UNIMPLEMENTED", "EmbedRequest.reply"),
+    "shared reply": (
+        {"reply": tensor_pb2.SharedRange(region="r")},
+        "FAILED_PRECONDITION",
+        "no region 'r' is registered",
+    ),
     "shared tensor": (
         {"items": [_item(pixels=tensor_pb2.Tensor(shared=tensor_pb2.SharedRange(region="r")))]},
         "UNIMPLEMENTED",

@@ -1,4 +1,4 @@
-"""The bytes of an EmbedResponse to results: arrays are views of the reply, nothing is copied."""
+"""The bytes of an EmbedResponse to results: arrays are views of it or of shared memory; nothing is copied."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from vitral.tensors import Array
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral.v1.model_pb2 import ModelSpec
+from vitral_client.memory import Range
 from vitral_client.request import Request
 
 M = TypeVar("M", bound=Message)
@@ -27,10 +28,12 @@ class Reply:
     Attributes:
         header: everything but the payloads.
         payloads: raw bytes of the tensors, in order.
+        range: shared memory that was lent for the outputs; None: none was.
     """
 
     header: pb.EmbedResponse
     payloads: Sequence[memoryview]
+    range: Range | None = None
 
 
 def message(kind: type[M], data: bytes) -> M:
@@ -45,7 +48,7 @@ def message(kind: type[M], data: bytes) -> M:
         raise ServerError(f"the reply of {len(data)} bytes is no {kind.__name__}: {error}") from None
 
 
-def parse(data: bytes) -> Reply:
+def parse(data: bytes, lent: Range | None = None) -> Reply:
     """Takes a reply apart.
 
     Raises:
@@ -55,7 +58,7 @@ def parse(data: bytes) -> Reply:
         header, payloads = framing.split(data)
     except InvalidArgumentError as error:
         raise ServerError(f"the reply of {len(data)} bytes is no EmbedResponse: {error}") from None
-    return Reply(message(pb.EmbedResponse, header), payloads)
+    return Reply(message(pb.EmbedResponse, header), payloads, lent)
 
 
 def results(reply: Reply, request: Request, spec: ModelSpec) -> list[Embedding | ImageError]:
@@ -75,7 +78,7 @@ def results(reply: Reply, request: Request, spec: ModelSpec) -> list[Embedding |
             every[index] = ImageError(result.error.message, cause=result.error.reason, index=index)
             continue
         every[index] = Embedding(
-            outputs={tensor.name: _array(tensor, reply.payloads) for tensor in result.outputs},
+            outputs={tensor.name: _array(tensor, reply) for tensor in result.outputs},
             grid=(result.grid.height, result.grid.width),
             spec=spec,
             version=header.version,
@@ -84,13 +87,15 @@ def results(reply: Reply, request: Request, spec: ModelSpec) -> list[Embedding |
     return [every[index] for index in sorted(every)]
 
 
-def _array(tensor: tensor_pb2.Tensor, payloads: Sequence[memoryview]) -> Array:
-    where = tensor.WhichOneof("location")
+def _array(tensor: tensor_pb2.Tensor, reply: Reply) -> Array:
+    where, payloads = tensor.WhichOneof("location"), reply.payloads
     data: bytes | memoryview
     if where == "payload" and tensor.payload < len(payloads):
         data = payloads[tensor.payload]
     elif where == "data":
         data = tensor.data
+    elif where == "shared" and reply.range is not None:
+        data = reply.range.read(tensor.shared)
     else:
         said = f"payload {tensor.payload} of {len(payloads)}" if where == "payload" else f"{where} bytes"
         raise ServerError(f"output {tensor.name} is said to be in {said}, which the reply does not hold")

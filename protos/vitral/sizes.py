@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TypeAlias
 
 from vitral import spec as specs
-from vitral.limits import MAX_ERROR_BYTES, MAX_MESSAGE_BYTES, MAX_REPLY_BYTES
+from vitral.limits import MAX_ERROR_BYTES, MAX_MESSAGE_BYTES, MAX_REPLY_BYTES, REGION_ALIGNMENT
 from vitral.tensors import ITEM_BYTES
 from vitral.v1 import model_pb2 as pb
 
@@ -30,6 +30,23 @@ def payload_bytes(spec: pb.ModelSpec, wanted: Wanted, images: int = 1) -> int:
         for name, dtype in wanted
         if name in items
     )
+
+
+def shared_places(spec: pb.ModelSpec, wanted: Wanted) -> tuple[list[int], int]:
+    """Where in shared memory each output of an image starts, and the bytes from one image to the next.
+
+    The names must be the model's.
+    """
+    starts, end = [], 0
+    for pair in wanted:
+        starts.append(end)
+        end += aligned(payload_bytes(spec, [pair]))
+    return starts, end
+
+
+def aligned(size: int) -> int:
+    """The size, rounded up to where the next output may start."""
+    return -(-size // REGION_ALIGNMENT) * REGION_ALIGNMENT
 
 
 def most_images(spec: pb.ModelSpec, wanted: Wanted) -> int:

@@ -25,6 +25,7 @@ from vitral_server.config import ServerConfig, parse
 from vitral_server.embed import Embedder
 from vitral_server.health import Health
 from vitral_server.log import announce, configure
+from vitral_server.regions import Regions
 from vitral_server.registry import Registry, load
 from vitral_server.service import NAME, EmbeddingService
 
@@ -80,7 +81,8 @@ async def serve(config: ServerConfig) -> None:
     admission = Admission(max_images=config.max_queue_images, max_bytes=config.max_queue_mib << 20)
     health = Health(registry, service=NAME)
     pool = _threads(config.decode_threads or cpu_count(), "decode")
-    service = EmbeddingService(registry, Embedder(registry, pool), admission, config)
+    regions = Regions()
+    service = EmbeddingService(registry, Embedder(registry, pool, regions), admission, config, regions)
     _register(server, service, health)
     health.start()
     await server.start()

@@ -35,6 +35,16 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """A range of shared memory, and the peer that names it."""
+
+    region: str
+    offset: int
+    size: int
+    peer: str
+
+
+@dataclass(frozen=True)
 class EmbedCall:
     """One request.
 
@@ -47,6 +57,7 @@ class EmbedCall:
         max_reply_bytes: the caller's own limit.
         fingerprint: the one demanded, or empty.
         request_bytes: size of the message.
+        reply: shared memory for the outputs; None: they go into the reply.
     """
 
     model: str
@@ -57,3 +68,4 @@ class EmbedCall:
     max_reply_bytes: int
     fingerprint: str
     request_bytes: int
+    reply: Shared | None = None

@@ -11,6 +11,7 @@ from vitral_server.admission import Permit
 from vitral_server.call import EmbedCall
 from vitral_server.feed import Feed
 from vitral_server.plan import plan
+from vitral_server.regions import Regions
 from vitral_server.registry import Registry, Served
 from vitral_server.reply import Assembly, Frame
 
@@ -18,9 +19,10 @@ from vitral_server.reply import Assembly, Frame
 class Embedder:
     """Answers Embed calls. Lives on the event loop; decoding and runs happen in threads."""
 
-    def __init__(self, registry: Registry, pool: ThreadPoolExecutor) -> None:
+    def __init__(self, registry: Registry, pool: ThreadPoolExecutor, regions: Regions) -> None:
         self._registry = registry
         self._pool = pool
+        self._regions = regions
 
     async def embed(self, call: EmbedCall, *, permit: Permit, seconds: float) -> tuple[Served, Frame]:
         """The framed reply, within `seconds`.
@@ -30,9 +32,10 @@ class Embedder:
         """
         deadline = monotonic() + seconds
         needed = plan(call, self._registry)
-        permit.hold(len(call.pictures), needed.held_bytes)
-        spec, version = needed.engine.spec, needed.served.version
-        assembly = Assembly(spec, version, needed.wanted, images=len(call.pictures), deadline=deadline)
+        images, spec, version = len(call.pictures), needed.engine.spec, needed.served.version
+        place = self._regions.place(call.reply, spec, needed.wanted, images=images) if call.reply else None
+        permit.hold(images, needed.held_bytes)
+        assembly = Assembly(spec, version, needed.wanted, images=images, deadline=deadline, place=place)
         message = f"the deadline of {seconds * 1e3:.0f} ms passed before the answer was there"
         # The loop's clock is monotonic() too.
         alarm = asyncio.get_running_loop().call_at(deadline, assembly.end, DeadlineError(message))
@@ -43,4 +46,4 @@ class Embedder:
         finally:
             alarm.cancel()
             feed.leave()
-            assembly.left = True  # rows that are still queued cost nothing any more
+            assembly.leave()  # rows that are still queued cost nothing any more

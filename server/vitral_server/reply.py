@@ -1,7 +1,8 @@
 """The reply of one request, put together by whichever thread runs its last batch.
 
 That thread frames it, header and slices in one join, while it still owns the buffers: the one copy. Slices of
-an earlier batch are copied out before those buffers go back.
+an earlier batch are copied out before those buffers go back. Where the caller named shared memory, slices go
+straight there, also the one copy.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import model_pb2, tensor_pb2
 from vitral_engine.half import cast
 from vitral_server.call import Wanted
+from vitral_server.regions import Place
 
 _Value = TypeVar("_Value")
 
@@ -67,10 +69,12 @@ class Assembly:
         *,
         images: int,
         deadline: float,
+        place: Place | None = None,
     ) -> None:
         self.deadline = deadline
         self.stages = Stages()
         self.left = False
+        self._place = place
         self._spec, self._version, self._wanted = spec, version, wanted
         self._slots: list[list[Array] | ImageError | None] = [None] * images
         self._remaining = images
@@ -95,10 +99,15 @@ class Assembly:
     ) -> None:
         """Takes the outputs of (image index, batch row) pairs; the caller still owns the buffers."""
         with self._lock:
+            if self.gone:
+                return
             start = perf_counter()
             self._remaining -= len(rows)
             for index, row in rows:
-                self._slots[index] = [self._slice(outputs, item, row) for item in self._wanted]
+                self._slots[index] = [
+                    self._slice(outputs[item.name][row], item, index, number)
+                    for number, item in enumerate(self._wanted)
+                ]
             stages = self.stages
             stages.queue, stages.run = max(stages.queue, queue_ms), stages.run + run_ms
             stages.encode += (perf_counter() - start) * 1e3
@@ -115,9 +124,22 @@ class Assembly:
         if not self.future.done():
             self.future.set_exception(error)
 
-    def _slice(self, outputs: dict[str, Array], wanted: Wanted, row: int) -> Array:
-        part: Array = outputs[wanted.name][row]
+    def leave(self) -> None:
+        """Nobody waits any more; where this returns, no thread writes into the caller's memory any more."""
+        self.left = True
+        if self._place is not None:
+            with self._lock:  # of a thread that is at it, which takes the time of a copy
+                self._place = None
+
+    def _slice(self, part: Array, wanted: Wanted, index: int, number: int) -> Array:
         dtype = numpy_dtype(wanted.dtype)
+        if self._place is not None:
+            made = self._place.array(index, number, wanted.dtype, part.shape)
+            if part.dtype != dtype:
+                cast(part, made)
+            else:  # not by NumPy, which lets go of the interpreter for it: many threads wait to take it
+                made.data.cast("B")[:] = part.data.cast("B")
+            return made
         if part.dtype != dtype:
             made = np.empty(part.shape, dtype)
             cast(part, made)
@@ -128,9 +150,9 @@ class Assembly:
         if self._remaining or self.gone:
             return
         timings = self.stages.timings()
-        payloads = [array for slot in self._slots if isinstance(slot, list) for array in slot]
+        arrays = [array for slot in self._slots if isinstance(slot, list) for array in slot]
         frame = Frame(
-            framing.join(self._header(timings), payloads),
+            framing.join(self._header(timings), arrays if self._place is None else ()),
             timings,
             failed=sum(isinstance(slot, ImageError) for slot in self._slots),
         )
@@ -153,15 +175,19 @@ class Assembly:
             model=self._spec.name, version=self._version, fingerprint=self._spec.fingerprint
         )
         payload = 0
-        for slot in self._slots:
+        for index, slot in enumerate(self._slots):
             if isinstance(slot, ImageError):
                 code: int = slot.code.value[0]
                 said = str(slot).encode()[:MAX_ERROR_BYTES].decode(errors="ignore")
                 reply.results.add(error=pb.ItemError(code=code, reason=slot.cause, message=said))
                 continue
             result = reply.results.add(grid=grid)
-            for wanted, array in zip(self._wanted, slot or (), strict=True):
-                result.outputs.add(name=wanted.name, dtype=wanted.dtype, shape=array.shape, payload=payload)
-                payload += 1
+            for number, (wanted, array) in enumerate(zip(self._wanted, slot or (), strict=True)):
+                tensor = result.outputs.add(name=wanted.name, dtype=wanted.dtype, shape=array.shape)
+                if self._place is None:
+                    tensor.payload = payload
+                    payload += 1
+                else:
+                    tensor.shared.CopyFrom(self._place.range(index, number, array.nbytes))
         reply.timings.MergeFrom(pb.Timings(**vars(timings)))
         return reply.SerializeToString()

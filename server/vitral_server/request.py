@@ -11,13 +11,13 @@ from vitral.errors import ImageError, InvalidArgumentError, UnsupportedError
 from vitral.limits import MAX_REPLY_BYTES
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
-from vitral_server.call import Door, EmbedCall, Picture, Wanted
+from vitral_server.call import Door, EmbedCall, Picture, Shared, Wanted
 
 _MAX_OUTPUTS = 64
 _DTYPES = (tensor_pb2.DATA_TYPE_FLOAT32, tensor_pb2.DATA_TYPE_FLOAT16)
 
 
-def parse(message: bytes, *, max_items: int) -> EmbedCall:
+def parse(message: bytes, *, max_items: int, peer: str = "") -> EmbedCall:
     """Reads a request. What it costs is bounded by the limits, not by what the message claims.
 
     Raises:
@@ -38,8 +38,6 @@ def parse(message: bytes, *, max_items: int) -> EmbedCall:
         raise InvalidArgumentError(
             f"the request names {len(request.outputs)} outputs; the limit is {_MAX_OUTPUTS}"
         )
-    if request.HasField("reply"):
-        raise UnsupportedError("replies through shared memory (EmbedRequest.reply) are not served yet")
     return EmbedCall(
         model=request.model,
         version=request.version,
@@ -49,7 +47,12 @@ def parse(message: bytes, *, max_items: int) -> EmbedCall:
         max_reply_bytes=min(request.max_reply_bytes or MAX_REPLY_BYTES, MAX_REPLY_BYTES),
         fingerprint=request.expect_fingerprint,
         request_bytes=len(message),
+        reply=_shared(request.reply, peer) if request.HasField("reply") else None,
     )
+
+
+def _shared(where: tensor_pb2.SharedRange, peer: str) -> Shared:
+    return Shared(where.region, where.offset, where.size, peer)
 
 
 def _picture(item: pb.Item, payloads: Sequence[memoryview]) -> Picture:
