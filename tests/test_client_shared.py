@@ -28,10 +28,12 @@ from vitral.errors import (
 )
 from vitral.results import Embedding
 from vitral.v1 import embedding_service_pb2 as pb
-from vitral_client import AsyncClient, Client, shared
+from vitral_client import AsyncClient, Client, Prepared, shared
 from vitral_client.call import Call, Deadline
 from vitral_client.failure import LostError
+from vitral_client.image import load
 from vitral_client.memory import Region
+from vitral_client.request import Request, Wish, frame_shared
 
 MODEL = "vit-embedding"
 OWNER = """
@@ -103,6 +105,28 @@ def test_the_same_bits_as_in_messages_and_no_tensor_on_the_wire(
     _equal(ours, plain.embed(images, model=MODEL, outputs=outputs, dtype=dtype, errors="return"))
     assert isinstance(ours[1], ImageError)
     assert size < WIRE < _last_bytes(server)
+
+
+def test_tensors_of_a_request_go_through_shared_memory_too(server: Running, plain: Client) -> None:
+    sizes = [(900, 700), (31, 47), (32, 32), (1, 1)]
+    pictures = [
+        np.random.default_rng(n).integers(0, 256, (*size, 3), np.uint8) for n, size in enumerate(sizes)
+    ]
+    rows = [np.random.default_rng(n).standard_normal((3, 32, 32), np.float32) for n in range(2)]
+    images = [*pictures, *map(Prepared, rows)]
+    with Client(server.address, transport="shm") as client:
+        ours = client.embed(images, model=MODEL, errors="return")
+        _equal(ours, plain.embed(images, model=MODEL, errors="return"))
+        del ours
+        assert client._sharing is not None
+        region = client._sharing._region
+        assert region is not None
+        whole = region.lend(region.size - 4096)
+        assert whole is not None  # all of it has come back
+        request = Request(b"", range(6), {}, [load(image) for image in images], Wish(model=MODEL))
+        message = frame_shared(request, whole, whole)
+        assert len(message) < WIRE < 900 * 700 * 3 < request.shared_bytes
+        assert len(request.framed()) > request.shared_bytes - 6 * 64
 
 
 def test_results_stay_what_they_are_after_later_calls_and_the_end_of_the_client(
@@ -230,6 +254,22 @@ def test_a_server_that_takes_no_memory_is_an_error_only_where_it_was_asked_for(
     with Client(server.address, transport="auto") as client:
         client.embed(_picture(0), model=MODEL)
         assert _last_bytes(server) > WIRE
+
+
+@pytest.mark.parametrize(("error", "free"), [(MemoryError("none"), True), (GeneratorExit(), False)])
+def test_what_is_still_being_copied_is_never_lent_again(error: BaseException, free: bool) -> None:
+    region = Region(1 << 16)
+    lent, sent = region.lend(5000), region.lend(3072)
+    assert lent is not None
+    assert sent is not None
+    request = Request(b"", (0,), {}, [load(_picture(0))], Wish())
+    steps = shared._framed(request, sent, lent)
+    next(steps)
+    with pytest.raises(type(error)):
+        steps.throw(error)
+    assert (region.lend(region.size - 4096) is not None) is free
+    assert (region.lost == lent.size + sent.size) is not free
+    region.close()
 
 
 @pytest.mark.parametrize(

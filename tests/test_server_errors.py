@@ -110,8 +110,8 @@ REFUSED = {
     ),
     "shared tensor": (
         {"items": [_item(pixels=tensor_pb2.Tensor(shared=tensor_pb2.SharedRange(region="r")))]},
-        "UNIMPLEMENTED",
-        "Tensor.shared",
+        "FAILED_PRECONDITION",
+        "no region 'r' is registered",
     ),
 }
 

@@ -19,9 +19,10 @@ from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import model_pb2, tensor_pb2
 from vitral.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from vitral_engine.artifact import open_artifact
-from vitral_server.call import Wanted
+from vitral_server.call import Shared, Wanted
 from vitral_server.peer import is_local
-from vitral_server.regions import Place, Regions
+from vitral_server.place import Place
+from vitral_server.regions import Regions
 from vitral_server.reply import Assembly
 
 SIZE = 1 << 16
@@ -183,7 +184,7 @@ async def test_once_the_call_has_ended_nothing_is_written_any_more(
     spec: model_pb2.ModelSpec, left: bool
 ) -> None:
     memory, wanted = np.zeros(1024, np.uint8), (Wanted("patch_embeddings", tensor_pb2.DATA_TYPE_FLOAT32),)
-    where = Place("r", memory, 0, starts=(0,), stride=1024)
+    where = Place(Shared("r", 0, memory), spec, wanted, images=1)
     assembly = Assembly(spec, "1", wanted, images=1, deadline=monotonic() + 9, place=where)
     if left:
         assembly.end(DeadlineError("late"))

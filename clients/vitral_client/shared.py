@@ -1,4 +1,4 @@
-"""Replies through shared memory, without the waiting: when it is registered, and what follows where it fails.
+"""Tensors through shared memory, without the waiting: when it is registered, and what follows where it fails.
 
 Whatever cannot be answered this way for a passing reason is asked once more the ordinary way, which repeats
 refused calls.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+from functools import partial
 from typing import Literal, TypeAlias
 
 from vitral.errors import (
@@ -23,14 +24,18 @@ from vitral.errors import (
 from vitral.limits import MAX_MESSAGE_BYTES
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral_client import reply
-from vitral_client.call import SERVICE, Call, Deadline, Steps
+from vitral_client.call import SERVICE, Call, Deadline, Job, Steps
 from vitral_client.channel import Road, is_one_local
 from vitral_client.failure import LostError
 from vitral_client.memory import REGION_BYTES, Range, Region
+from vitral_client.request import Request, frame_shared
 
 Transport: TypeAlias = Literal["grpc", "shm", "auto"]
 
 _TRANSPORTS = ("grpc", "shm", "auto")
+
+_SMALL = 1 << 20
+"""Bytes that are copied in less time than a thread takes to start."""
 
 _WRITTEN_NOTHING = (
     FingerprintMismatchError,
@@ -56,8 +61,8 @@ class Sharing:
         self._registering = threading.Lock()
         self._off = False
 
-    def ask(self, message: bytes, size: int, deadline: Deadline) -> Steps[reply.Reply | None]:
-        """The reply to an EmbedRequest, `size` bytes of outputs in shared memory; None: ask the ordinary way.
+    def ask(self, request: Request, size: int, deadline: Deadline) -> Steps[reply.Reply | None]:
+        """The reply to a request, `size` bytes of outputs in shared memory; None: ask the ordinary way.
 
         Raises:
             VitralError: the call failed.
@@ -67,16 +72,20 @@ class Sharing:
             lent = region.lend(size) if region is not None else None
             if region is None or lent is None:
                 return None
-            whole = message + pb.EmbedRequest(reply=lent.named).SerializeToString()  # protobuf merges the two
-            if len(whole) > MAX_MESSAGE_BYTES:
-                lent.give_back()
-                return None
+            sent = region.lend(request.shared_bytes) if request.shared_bytes else None
+            message = yield from _framed(request, sent, lent)
             try:
-                return (yield from _exchange(Call(f"{SERVICE}/Embed", whole, deadline, Road.ONCE), lent))
+                if len(message) > MAX_MESSAGE_BYTES:
+                    lent.give_back()
+                    return None
+                return (yield from _exchange(Call(f"{SERVICE}/Embed", message, deadline, Road.ONCE), lent))
             except RegionError:
                 self._forget(region)  # the server is another one than it was, say
             except (QueueFullError, UnavailableError):
                 return None
+            finally:
+                if sent is not None:
+                    sent.give_back()  # a server that still reads there does so for nobody
         return None
 
     def close(self) -> None:
@@ -142,6 +151,23 @@ def sharing(transport: Transport, address: str) -> Sharing | None:
         told = "it takes 127.0.0.1:PORT, localhost:PORT, [::1]:PORT or unix:PATH"
         raise InvalidArgumentError(f"shared memory needs one server on this machine, not {address}: {told}")
     return Sharing(required=transport == "shm", size=REGION_BYTES)
+
+
+def _framed(request: Request, sent: Range | None, lent: Range) -> Steps[bytes]:
+    """The message; its tensors are copied into shared memory."""
+    ranges = [lent, sent] if sent is not None else [lent]
+    try:
+        blocks = request.shared_bytes > _SMALL
+        message: bytes = yield Job(partial(frame_shared, request, sent, lent), blocks=blocks)
+    except Exception:
+        for one in ranges:
+            one.give_back()
+        raise
+    except BaseException:  # the caller left, and a thread may still be copying
+        for one in ranges:
+            one.lose()
+        raise
+    return message
 
 
 def _exchange(call: Call, lent: Range) -> Steps[reply.Reply]:

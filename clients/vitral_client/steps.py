@@ -82,7 +82,9 @@ class Verbs:
         most = MAX_ITEMS
         while (yield Job(parts.fill, parts.blocks)):
             wish, fitting = yield from self._plan(wish, parts.sendable, clock())
-            request: Request = yield Job(partial(parts.take, wish, min(most, fitting)), parts.blocks)
+            request: Request = yield Job(
+                partial(parts.take, wish, min(most, fitting), framed=self.sharing is None), parts.blocks
+            )
             try:
                 results, fingerprint = yield from self._exchange(request, wish, clock())
             except TooLargeError:
@@ -147,10 +149,11 @@ class Verbs:
     def _ask(self, request: Request, wish: Wish, deadline: Deadline) -> Steps[reply.Reply]:
         if self.sharing is not None:
             size = yield from self._shared_bytes(wish, len(request.sent), deadline)
-            shared = yield from self.sharing.ask(request.message, size, deadline)
+            shared = yield from self.sharing.ask(request, size, deadline)
             if shared is not None:
                 return shared
-        answer = yield from _call(Call(f"{SERVICE}/Embed", request.message, deadline))
+        message: bytes = request.message or (yield Job(request.framed))
+        answer = yield from _call(Call(f"{SERVICE}/Embed", message, deadline))
         return reply.parse(answer)
 
     def _shared_bytes(self, wish: Wish, images: int, deadline: Deadline) -> Steps[int]:

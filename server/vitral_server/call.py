@@ -36,12 +36,17 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Shared:
-    """A range of shared memory, and the peer that names it."""
+    """A range of shared memory.
+
+    Attributes:
+        region: name of the region.
+        offset: of the range in the region.
+        memory: its bytes, (size,) uint8, which the caller can write too.
+    """
 
     region: str
     offset: int
-    size: int
-    peer: str
+    memory: Array
 
 
 @dataclass(frozen=True)

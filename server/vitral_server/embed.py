@@ -10,8 +10,8 @@ from vitral.errors import DeadlineError
 from vitral_server.admission import Permit
 from vitral_server.call import EmbedCall
 from vitral_server.feed import Feed
+from vitral_server.place import Place
 from vitral_server.plan import plan
-from vitral_server.regions import Regions
 from vitral_server.registry import Registry, Served
 from vitral_server.reply import Assembly, Frame
 
@@ -19,10 +19,9 @@ from vitral_server.reply import Assembly, Frame
 class Embedder:
     """Answers Embed calls. Lives on the event loop; decoding and runs happen in threads."""
 
-    def __init__(self, registry: Registry, pool: ThreadPoolExecutor, regions: Regions) -> None:
+    def __init__(self, registry: Registry, pool: ThreadPoolExecutor) -> None:
         self._registry = registry
         self._pool = pool
-        self._regions = regions
 
     async def embed(self, call: EmbedCall, *, permit: Permit, seconds: float) -> tuple[Served, Frame]:
         """The framed reply, within `seconds`.
@@ -33,7 +32,7 @@ class Embedder:
         deadline = monotonic() + seconds
         needed = plan(call, self._registry)
         images, spec, version = len(call.pictures), needed.engine.spec, needed.served.version
-        place = self._regions.place(call.reply, spec, needed.wanted, images=images) if call.reply else None
+        place = Place(call.reply, spec, needed.wanted, images=images) if call.reply else None
         permit.hold(images, needed.held_bytes)
         assembly = Assembly(spec, version, needed.wanted, images=images, deadline=deadline, place=place)
         message = f"the deadline of {seconds * 1e3:.0f} ms passed before the answer was there"

@@ -4,19 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
 from secrets import token_urlsafe
 
-import numpy as np
-
-from vitral import sizes
 from vitral.errors import RegionError
 from vitral.limits import REGION_ALIGNMENT
-from vitral.tensors import Array, numpy_dtype
 from vitral.v1 import embedding_service_pb2 as pb
-from vitral.v1 import model_pb2, tensor_pb2
-from vitral_server.call import Shared, Wanted
+from vitral.v1 import tensor_pb2
+from vitral_server.call import Shared
 from vitral_server.peer import is_local
 from vitral_server.region import Region
 
@@ -27,38 +21,6 @@ MOST = 64
 
 SWEEP = 1.0
 """Seconds between looks at whose owner is gone."""
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where the outputs of one request go.
-
-    Attributes:
-        region: name of the region.
-        memory: bytes of the range, (size,) uint8.
-        offset: of the range in the region.
-        starts: of each output, from where its image begins.
-        stride: bytes from one image to the next.
-    """
-
-    region: str
-    memory: Array
-    offset: int
-    starts: Sequence[int]
-    stride: int
-
-    def array(self, image: int, output: int, dtype: int, shape: tuple[int, ...]) -> Array:
-        """The memory of one output of one image."""
-        kind = numpy_dtype(dtype)
-        start = image * self.stride + self.starts[output]
-        end = start + int(np.prod(shape)) * kind.itemsize
-        made: Array = self.memory[start:end].view(kind).reshape(shape)
-        return made
-
-    def range(self, image: int, output: int, size: int) -> tensor_pb2.SharedRange:
-        """The same, as the caller is told of it."""
-        offset = self.offset + image * self.stride + self.starts[output]
-        return tensor_pb2.SharedRange(region=self.region, offset=offset, size=size)
 
 
 class Regions:
@@ -92,29 +54,23 @@ class Regions:
             region.close()
             log.info("region dropped", extra={"bytes": region.size})
 
-    def place(
-        self, reply: Shared, spec: model_pb2.ModelSpec, wanted: Sequence[Wanted], *, images: int
-    ) -> Place:
-        """Where the outputs of a request go.
+    def find(self, where: tensor_pb2.SharedRange, *, peer: str) -> Shared:
+        """The range that a caller names.
 
         Raises:
-            RegionError: the caller may not, or the range does not lie in the region or is too small.
+            RegionError: the caller may not, or the range does not lie in the region.
         """
-        _check_local(reply.peer)
-        region = self._regions.get(reply.region)
+        _check_local(peer)
+        region = self._regions.get(where.region)
         if region is None:
-            raise RegionError(f"no region {reply.region[:40]!r} is registered with this server")
-        end = reply.offset + reply.size
+            raise RegionError(f"no region {where.region[:40]!r} is registered with this server")
+        end = where.offset + where.size
         if end > region.size:
-            told = f"bytes {reply.offset} to {end} are not in the region"
+            told = f"bytes {where.offset} to {end} are not in the region"
             raise RegionError(f"{told}, which has {region.size}")
-        if reply.offset % REGION_ALIGNMENT:
-            raise RegionError(f"offset {reply.offset} is no multiple of {REGION_ALIGNMENT}")
-        starts, stride = sizes.shared_places(spec, [(want.name, want.dtype) for want in wanted])
-        if images * stride > reply.size:
-            told = f"the outputs of {images} images take {images * stride} bytes of shared memory"
-            raise RegionError(f"{told}, and the range has {reply.size}")
-        return Place(reply.region, region.memory[reply.offset : end], reply.offset, starts, stride)
+        if where.offset % REGION_ALIGNMENT:
+            raise RegionError(f"offset {where.offset} is no multiple of {REGION_ALIGNMENT}")
+        return Shared(where.region, where.offset, region.memory[where.offset : end])
 
     def _drop_orphans(self) -> None:
         for name in [name for name, region in self._regions.items() if region.orphaned()]:

@@ -26,7 +26,7 @@ from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import model_pb2, tensor_pb2
 from vitral_engine.half import cast
 from vitral_server.call import Wanted
-from vitral_server.regions import Place
+from vitral_server.place import Place
 
 _Value = TypeVar("_Value")
 

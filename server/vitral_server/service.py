@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -81,7 +81,8 @@ class EmbeddingService:
     async def embed(self, message: bytes, context: Context, line: RequestLine) -> bytes:
         """Embed."""
         permit = self._accept(context)
-        call = parse(message, max_items=self._config.max_items, peer=context.peer())
+        memory = partial(self._regions.find, peer=context.peer())
+        call = parse(message, max_items=self._config.max_items, memory=memory)
         served, frame = await self._embedder.embed(call, permit=permit, seconds=self._seconds(context))
         line.answered(served, call, frame)
         return frame.message
