@@ -13,8 +13,8 @@ from vitral.errors import InvalidArgumentError, UnavailableError
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral_client import AsyncClient, Client, health
 from vitral_client.argument import MAX_SECONDS
+from vitral_client.call import Deadline
 from vitral_client.request import wish
-from vitral_client.steps import Deadline
 
 NOWHERE = "127.0.0.1:1"
 IMAGES = [

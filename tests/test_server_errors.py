@@ -98,11 +98,15 @@ REFUSED = {
         "INVALID_ARGUMENT",
         "output patch_embeddings: dtype uint8 is not served; float32, float16, bfloat16, int8 are",
     ),
-    "shared reply": ({"reply": tensor_pb2.SharedRange(region="r")}, "UNIMPLEMENTED", "EmbedRequest.reply"),
+    "shared reply": (
+        {"reply": tensor_pb2.SharedRange(region="r")},
+        "FAILED_PRECONDITION",
+        "no region 'r' is registered",
+    ),
     "shared tensor": (
         {"items": [_item(pixels=tensor_pb2.Tensor(shared=tensor_pb2.SharedRange(region="r")))]},
-        "UNIMPLEMENTED",
-        "Tensor.shared",
+        "FAILED_PRECONDITION",
+        "no region 'r' is registered",
     ),
 }
 

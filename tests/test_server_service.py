@@ -15,6 +15,7 @@ from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from vitral_server.admission import Admission
 from vitral_server.config import ServerConfig, parse
+from vitral_server.regions import Regions
 from vitral_server.registry import Registry
 from vitral_server.service import EmbeddingService
 
@@ -31,7 +32,7 @@ async def test_a_bug_is_internal_with_an_id_that_only_the_log_explains(
 ) -> None:
     admission = Admission(max_images=4, max_bytes=1 << 20)
     config = ServerConfig(repo=Path("models"))
-    service = EmbeddingService(Registry([], named=()), Faulty(), admission, config)  # type: ignore[arg-type]
+    service = EmbeddingService(Registry([], named=()), Faulty(), admission, config, Regions())  # type: ignore[arg-type]
     server = aio.server()
     server.add_generic_rpc_handlers((service.handlers(),))
     port = server.add_insecure_port("127.0.0.1:0")

@@ -53,6 +53,8 @@ def test_payloads_are_field_15_and_raw_wherever_they_are() -> None:
         ("ListModels", "ListModelsRequest", "ListModelsResponse", False),
         ("GetModel", "GetModelRequest", "GetModelResponse", False),
         ("GetServerInfo", "GetServerInfoRequest", "GetServerInfoResponse", False),
+        ("RegisterRegion", "RegisterRegionRequest", "RegisterRegionResponse", False),
+        ("UnregisterRegion", "UnregisterRegionRequest", "UnregisterRegionResponse", False),
     ],
 )
 def test_the_service_is_whole(method: str, request_type: str, reply_type: str, streams: bool) -> None:
@@ -60,7 +62,7 @@ def test_the_service_is_whole(method: str, request_type: str, reply_type: str, s
     assert (found.input_type.name, found.output_type.name) == (request_type, reply_type)
     assert found.client_streaming is found.server_streaming is streams
     assert hasattr(embedding_service_pb2_grpc.EmbeddingServiceServicer, method)
-    assert len(SERVICE.methods) == 5
+    assert len(SERVICE.methods) == 7
 
 
 @pytest.mark.parametrize(

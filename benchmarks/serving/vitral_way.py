@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from inspect import signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,7 @@ class VitralWay:
         args: further flags of the server.
         tree: another checkout whose server and client run; None for this one.
         drifts: whether other answers than the engine's are what it is for.
+        transport: of the client.
     """
 
     name: str = "vitral"
@@ -51,6 +52,7 @@ class VitralWay:
     args: tuple[str, ...] = ()
     tree: Path | None = None
     drifts: bool = False
+    transport: Literal["grpc", "shm"] = "grpc"
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -100,7 +102,9 @@ class VitralWay:
         """One client, shared by all threads."""
         from vitral_client import Client
 
-        with Client(address, timeout=TIMEOUT) as client:
+        # Another checkout's client may not have a choice.
+        made = Client(address, timeout=TIMEOUT, transport="shm") if self.transport == "shm" else None
+        with made or Client(address, timeout=TIMEOUT) as client:
             yield _VitralCall(client, workload)
 
 

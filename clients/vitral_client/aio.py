@@ -19,6 +19,7 @@ from vitral_client.choice import View, choice
 from vitral_client.health import Health
 from vitral_client.image import Image, listed
 from vitral_client.request import Wish, wish
+from vitral_client.shared import Transport, sharing
 from vitral_client.steps import OnError, Result, Verbs
 from vitral_client.stream import Bounds, Stream
 
@@ -30,9 +31,13 @@ class AsyncClient:
         address: `host:port`, or several joined by commas, which share the calls.
         timeout: seconds a call has where it does not say.
         credentials: for TLS; without them the connection is plain.
+        transport: how results come: `grpc`, in messages; `shm`, through memory shared with a server on the
+            same machine; `auto`, the latter where it can be had. Results then are views of shared memory,
+            which the caller may keep; where so much is kept that none is free, further ones come in messages.
 
     Raises:
-        InvalidArgumentError: the address or the timeout is none.
+        InvalidArgumentError: the address, the timeout or the transport is none, or the transport is `shm` and
+            the address not that of one server on this machine.
     """
 
     def __init__(
@@ -41,8 +46,10 @@ class AsyncClient:
         *,
         timeout: float = 30.0,
         credentials: grpc.ChannelCredentials | None = None,
+        transport: Transport = "grpc",
     ) -> None:
-        self._verbs = Verbs(address, timeout)
+        self._sharing = sharing(transport, address)
+        self._verbs = Verbs(address, timeout, self._sharing)
         self._driver = Driver(address, credentials)
 
     @overload
@@ -150,7 +157,7 @@ class AsyncClient:
 
         Returns:
             One `Embedding` for one image, a list in the order of the images for several. Its arrays have
-            no batch axis; they are read-only views of the reply and keep it in memory.
+            no batch axis; they are read-only views of the reply, or of shared memory, and keep it.
 
         Raises:
             ImageError: the one image failed.
@@ -238,8 +245,10 @@ class AsyncClient:
         return await self._driver.run(self._verbs.health(model, timeout))
 
     async def close(self) -> None:
-        """Ends every call and closes the connection. A second time does nothing."""
+        """Ends every call and closes the connection. A second time does nothing. Results stay valid."""
         await self._driver.close()
+        if self._sharing is not None:
+            self._sharing.close()
 
     async def __aenter__(self) -> Self:
         """The client itself."""

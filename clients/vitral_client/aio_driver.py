@@ -13,8 +13,9 @@ from vitral import heap
 from vitral.errors import UnavailableError, VitralError
 from vitral_client import failure
 from vitral_client.aio_source import Images, Source
+from vitral_client.call import Call, Job, Steps
 from vitral_client.channel import Road, options, target
-from vitral_client.steps import Call, Job, Result, Steps
+from vitral_client.steps import Result
 from vitral_client.stream import Give, Join, Moves, Pull, Run, Start
 
 T = TypeVar("T")

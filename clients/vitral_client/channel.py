@@ -18,15 +18,36 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 _SCHEMES = ("dns:", "ipv4:", "ipv6:", "unix:", "unix-abstract:", "passthrough:", "xds:")
 
 
+_RETRIES: dict[str, Any] = {
+    "methodConfig": [
+        {
+            "name": [{}],
+            "retryPolicy": {
+                "maxAttempts": 4,
+                "initialBackoff": "0.1s",
+                "maxBackoff": "1s",
+                "backoffMultiplier": 2,
+                "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
+            },
+        }
+    ],
+    # Retries stop below half the tokens: one dead server among two must not use that up at once.
+    "retryThrottling": {"maxTokens": 1000, "tokenRatio": 1},
+}
+
+
 class Road(Enum):
-    """The two channels of a client.
+    """The channels of a client.
 
     A health-checked channel hands no call to a server that is not serving; questions about the server itself
-    (which models, how is it) must still reach such a one, and take a channel of their own.
+    (which models, how is it) must still reach such a one, and take a channel of their own. A
+    call that lends the server memory is sent once at most: of two, the first could still be writing when the
+    second is answered.
     """
 
     CHECKED = "checked"
     PLAIN = "plain"
+    ONCE = "once"
 
 
 def target(address: str) -> str:
@@ -62,33 +83,28 @@ def options(address: str, road: Road) -> Sequence[tuple[str, Any]]:
         ("grpc.initial_reconnect_backoff_ms", 200),
         ("grpc.max_reconnect_backoff_ms", 5_000),
     ]
+    if road is Road.ONCE:
+        pairs.append(("grpc.enable_retries", 0))
     if _is_local(address):
         pairs.append(("grpc.enable_http_proxy", 0))
     return pairs
 
 
 def service_config(road: Road) -> str:
-    """GRPC's service config as JSON: balance, retry, and for `Road.CHECKED` watch the servers' health."""
-    config: dict[str, Any] = {
-        "loadBalancingConfig": [{"round_robin": {}}],
-        "methodConfig": [
-            {
-                "name": [{}],
-                "retryPolicy": {
-                    "maxAttempts": 4,
-                    "initialBackoff": "0.1s",
-                    "maxBackoff": "1s",
-                    "backoffMultiplier": 2,
-                    "retryableStatusCodes": ["UNAVAILABLE", "RESOURCE_EXHAUSTED", "CANCELLED"],
-                },
-            }
-        ],
-        # Retries stop below half the tokens: one dead server among two must not use that up at once.
-        "retryThrottling": {"maxTokens": 1000, "tokenRatio": 1},
-    }
-    if road is Road.CHECKED:
+    """GRPC's service config as JSON: balance, retry, and but for `Road.PLAIN` watch the servers' health."""
+    config: dict[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
+    if road is not Road.ONCE:
+        config |= _RETRIES
+    if road is not Road.PLAIN:
         config["healthCheckConfig"] = {"serviceName": ""}
     return json.dumps(config)
+
+
+def is_one_local(address: str) -> bool:
+    """Whether this is the address of one server, on this machine."""
+    if address.startswith(("unix:", "unix-abstract:")):
+        return True
+    return "," not in address and _is_local(address.removeprefix("ipv4:").removeprefix("ipv6:"))
 
 
 def _split(part: str) -> tuple[str, int]:

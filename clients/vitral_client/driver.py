@@ -10,9 +10,10 @@ import grpc
 from vitral import heap
 from vitral.errors import UnavailableError, VitralError
 from vitral_client import failure
+from vitral_client.call import Call, Job, Steps
 from vitral_client.channel import Road, options, target
 from vitral_client.image import Image
-from vitral_client.steps import Call, Job, Result, Steps
+from vitral_client.steps import Result
 from vitral_client.stream import Give, Join, Moves, Pull, Run, Signal, Start
 
 T = TypeVar("T")

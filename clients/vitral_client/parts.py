@@ -89,8 +89,14 @@ class Parts:
             count, total = count + (not isinstance(entry.content, ImageError)), total + _bytes(entry)
         return bool(self._ahead)
 
-    def take(self, wish: Wish, most: int) -> Request:
-        """The next request: at most `most` images. One that no request can hold fails alone."""
+    def take(self, wish: Wish, most: int, *, framed: bool = True) -> Request:
+        """The next request: at most `most` images. One that no request can hold fails alone.
+
+        Args:
+            wish: what is wanted of them.
+            most: how many there may be.
+            framed: whether its message is made now.
+        """
         left = room(wish)
         contents: dict[int, Content] = {}
         failed: dict[int, ImageError] = {}
@@ -106,6 +112,8 @@ class Parts:
                 contents[entry.index] = entry.content
             self._ahead.popleft()
             self._taken.append((entry.index, entry.image, failed.get(entry.index)))
+        if contents and left >= 0 and not framed:
+            return Request(b"", tuple(contents), failed, tuple(contents.values()), wish)
         try:
             message = frame(list(contents.values()), wish) if contents else b""
         except TooLargeError as error:  # a single one: several were counted

@@ -1,4 +1,4 @@
-"""The bytes of an EmbedResponse to results: arrays are views of the reply, nothing is copied."""
+"""The bytes of an EmbedResponse to results: arrays are views of it or of shared memory; nothing is copied."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from vitral.tensors import Array
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral.v1.model_pb2 import ModelSpec
+from vitral_client.memory import Range
 from vitral_client.request import Request, Wish
 
 M = TypeVar("M", bound=Message)
@@ -29,10 +30,12 @@ class Reply:
     Attributes:
         header: everything but the payloads.
         payloads: raw bytes of the tensors, in order.
+        range: shared memory that was lent for the outputs; None: none was.
     """
 
     header: pb.EmbedResponse
     payloads: Sequence[memoryview]
+    range: Range | None = None
 
 
 def message(kind: type[M], data: bytes) -> M:
@@ -47,7 +50,7 @@ def message(kind: type[M], data: bytes) -> M:
         raise ServerError(f"the reply of {len(data)} bytes is no {kind.__name__}: {error}") from None
 
 
-def parse(data: bytes) -> Reply:
+def parse(data: bytes, lent: Range | None = None) -> Reply:
     """Takes a reply apart.
 
     Raises:
@@ -57,7 +60,7 @@ def parse(data: bytes) -> Reply:
         header, payloads = framing.split(data)
     except InvalidArgumentError as error:
         raise ServerError(f"the reply of {len(data)} bytes is no EmbedResponse: {error}") from None
-    return Reply(message(pb.EmbedResponse, header), payloads)
+    return Reply(message(pb.EmbedResponse, header), payloads, lent)
 
 
 def results(reply: Reply, request: Request, wish: Wish, spec: ModelSpec) -> list[Embedding | ImageError]:
@@ -78,8 +81,7 @@ def results(reply: Reply, request: Request, wish: Wish, spec: ModelSpec) -> list
             continue
         every[index] = Embedding(
             outputs={
-                tensor.name: _array(tensor, reply.payloads, what=f"output {tensor.name}")
-                for tensor in result.outputs
+                tensor.name: _array(tensor, reply, what=f"output {tensor.name}") for tensor in result.outputs
             },
             grid=(result.grid.height, result.grid.width),
             spec=spec,
@@ -88,7 +90,7 @@ def results(reply: Reply, request: Request, wish: Wish, spec: ModelSpec) -> list
             decode=decodes.of_enum(header.decode),
             selections=done,
             scales={
-                tensor.name: _array(tensor.scale, reply.payloads, what=f"scale of output {tensor.name}")
+                tensor.name: _array(tensor.scale, reply, what=f"scale of output {tensor.name}")
                 for tensor in result.outputs
                 if tensor.HasField("scale")
             },
@@ -115,13 +117,15 @@ def _done(header: pb.EmbedResponse, wish: Wish) -> dict[str, Selection]:
     return done
 
 
-def _array(tensor: tensor_pb2.Tensor, payloads: Sequence[memoryview], *, what: str) -> Array:
-    where = tensor.WhichOneof("location")
+def _array(tensor: tensor_pb2.Tensor, reply: Reply, *, what: str) -> Array:
+    where, payloads = tensor.WhichOneof("location"), reply.payloads
     data: bytes | memoryview
     if where == "payload" and tensor.payload < len(payloads):
         data = payloads[tensor.payload]
     elif where == "data":
         data = tensor.data
+    elif where == "shared" and reply.range is not None:
+        data = reply.range.read(tensor.shared)
     else:
         said = f"payload {tensor.payload} of {len(payloads)}" if where == "payload" else f"{where} bytes"
         raise ServerError(f"{what} is said to be in {said}, which the reply does not hold")

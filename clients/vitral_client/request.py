@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vitral import framing, output_request
+from vitral import framing, output_request, sizes
 from vitral.errors import ImageError, TooLargeError
 from vitral.limits import MAX_MESSAGE_BYTES
 from vitral.selection import WHOLE, Selection
@@ -16,6 +16,7 @@ from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_client import argument
 from vitral_client.image import Content, Pixels, Prepared
+from vitral_client.memory import Range
 
 _ITEM_BYTES = 64
 """Most bytes of an item that are neither its file nor its payload: tags, lengths, dtype and shape."""
@@ -66,14 +67,31 @@ class Request:
     """A request ready to be sent.
 
     Attributes:
-        message: the bytes of the EmbedRequest; empty when no image could be read.
+        message: the bytes of the EmbedRequest; empty when no image could be read, and while it is not made.
         sent: indices of the images that are in it.
         failed: the others' errors by index.
+        contents: the images that are in it, while it is not made.
+        wish: what is wanted of them.
     """
 
     message: bytes
     sent: Sequence[int]
     failed: Mapping[int, ImageError]
+    contents: Sequence[Content] = ()
+    wish: Wish = Wish()
+
+    def framed(self) -> bytes:
+        """The bytes of the EmbedRequest.
+
+        Raises:
+            TooLargeError: they cross the limit of one message.
+        """
+        return self.message or frame(self.contents, self.wish)
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory its tensors take."""
+        return sum(sizes.aligned(one.array.nbytes) for one in self.contents if not isinstance(one, bytes))
 
 
 def split_name(model: str) -> tuple[str, str]:
@@ -106,7 +124,8 @@ def frame(contents: Sequence[Content], wish: Wish) -> bytes:
             item.encoded = content
         else:
             tensor = item.pixels if isinstance(content, Pixels) else item.prepared
-            payloads.append(_fill(tensor, content, len(payloads)))
+            tensor.payload = len(payloads)
+            payloads.append(_fill(tensor, content))
     total = framing.framed_bytes(request.ByteSize(), (payload.nbytes for payload in payloads))
     if total > MAX_MESSAGE_BYTES:
         what = f"a request of {len(contents)} images" if len(contents) > 1 else "a request of one image"
@@ -114,6 +133,31 @@ def frame(contents: Sequence[Content], wish: Wish) -> bytes:
         raise TooLargeError(f"{what} takes at least {total} bytes, {limit}")
     header = request.SerializeToString()
     return framing.join(header, payloads) if payloads else header
+
+
+def frame_shared(request: Request, sent: Range | None, reply: Range) -> bytes:
+    """The same request with its tensors in shared memory, and room there for the outputs.
+
+    Args:
+        request: what is sent.
+        sent: a range of at least `request.shared_bytes`; None: tensors go into the message.
+        reply: for the outputs.
+    """
+    if sent is None:
+        # Protobuf merges the two.
+        return request.framed() + pb.EmbedRequest(reply=reply.named).SerializeToString()
+    made, at = _head(request.wish), 0
+    made.reply.CopyFrom(reply.named)
+    for content in request.contents:
+        item = made.items.add()
+        if isinstance(content, bytes):
+            item.encoded = content
+            continue
+        tensor = item.pixels if isinstance(content, Pixels) else item.prepared
+        array = _fill(tensor, content)
+        tensor.shared.CopyFrom(sent.write(at, array))
+        at += sizes.aligned(array.nbytes)
+    return made.SerializeToString()
 
 
 def _head(wish: Wish) -> pb.EmbedRequest:
@@ -125,10 +169,9 @@ def _head(wish: Wish) -> pb.EmbedRequest:
     return request
 
 
-def _fill(tensor: tensor_pb2.Tensor, content: Pixels | Prepared, payload: int) -> Array:
+def _fill(tensor: tensor_pb2.Tensor, content: Pixels | Prepared) -> Array:
     kind = np.uint8 if isinstance(content, Pixels) else np.dtype("<f4")
     array = np.ascontiguousarray(content.array, dtype=kind)
     tensor.dtype = tensor_pb2.DATA_TYPE_UINT8 if isinstance(content, Pixels) else tensor_pb2.DATA_TYPE_FLOAT32
     tensor.shape.extend(array.shape)
-    tensor.payload = payload
     return array

@@ -6,15 +6,13 @@ answer. `Client` drives it by calling, `AsyncClient` by awaiting; nothing else d
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from functools import partial
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
 from vitral import sizes
 from vitral.errors import (
-    DeadlineError,
     FingerprintMismatchError,
     ImageError,
     ImageErrors,
@@ -29,67 +27,17 @@ from vitral.selection import WHOLE
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1.model_pb2 import ModelSpec
 from vitral_client import argument, health, reply
+from vitral_client.call import SERVICE, Call, Clock, Deadline, Job, Steps
 from vitral_client.channel import Road
 from vitral_client.failure import LostError
 from vitral_client.health import Health
 from vitral_client.image import Image, is_one, listed
 from vitral_client.parts import Parts
 from vitral_client.request import Request, Wish, split_name
+from vitral_client.shared import Sharing
 
-SERVICE = "/vitral.v1.EmbeddingService"
-
-T = TypeVar("T")
 OnError: TypeAlias = Literal["raise", "return"]
 Result: TypeAlias = Embedding | ImageError
-
-
-@dataclass(frozen=True)
-class Deadline:
-    """A point in time that all calls of one verb share."""
-
-    seconds: float
-    ends: float
-
-    @classmethod
-    def after(cls, seconds: float) -> Deadline:
-        """The deadline this far from now; refused unless it is a positive finite number."""
-        seconds = argument.seconds(seconds)
-        return cls(seconds=seconds, ends=time.monotonic() + seconds)
-
-    def left(self) -> float:
-        """Seconds left; raises DeadlineError when there are none."""
-        left = self.ends - time.monotonic()
-        if left <= 0:
-            raise DeadlineError(f"{self.seconds:g} s were over before the request was sent")
-        return left
-
-
-@dataclass(frozen=True)
-class Call:
-    """A unary call: bytes there, bytes back."""
-
-    path: str
-    message: bytes
-    deadline: Deadline
-    road: Road = Road.CHECKED
-
-
-@dataclass(frozen=True)
-class Job:
-    """Work on images.
-
-    Attributes:
-        work: what is to be done.
-        blocks: whether it takes long: it reads files, or encodes pictures.
-    """
-
-    work: Callable[[], Any]
-    blocks: bool = True
-
-
-Steps: TypeAlias = Generator[Call | Job, Any, T]
-Clock: TypeAlias = Callable[[], Deadline]
-"""The deadline of the next request."""
 
 
 @dataclass(frozen=True)
@@ -99,10 +47,12 @@ class Verbs:
     Attributes:
         address: the server, for messages.
         timeout: seconds a call has where the caller does not say.
+        sharing: shared memory for replies; None: all go through messages.
     """
 
     address: str
     timeout: float
+    sharing: Sharing | None = None
     _specs: dict[tuple[str, str], ModelSpec] = field(default_factory=dict, repr=False)
     _known: dict[str, ModelSpec] = field(default_factory=dict, repr=False)
 
@@ -133,7 +83,9 @@ class Verbs:
         most = MAX_ITEMS
         while (yield Job(parts.fill, parts.blocks)):
             wish, fitting = yield from self._plan(wish, parts.sendable, clock())
-            request: Request = yield Job(partial(parts.take, wish, min(most, fitting)), parts.blocks)
+            request: Request = yield Job(
+                partial(parts.take, wish, min(most, fitting), framed=self.sharing is None), parts.blocks
+            )
             try:
                 results, fingerprint = yield from self._exchange(request, wish, clock())
             except TooLargeError:
@@ -186,15 +138,35 @@ class Verbs:
         if not request.sent:
             return [request.failed[index] for index in sorted(request.failed)], ""
         try:
-            answer = yield from _call(Call(f"{SERVICE}/Embed", request.message, deadline))
+            parts = yield from self._ask(request, wish, deadline)
         except VitralError:
             # What is known may be of a model that is served no more.
             self._known.pop(wish.model, None)
             raise
-        parts = reply.parse(answer)
         spec = yield from self._spec(parts.header, deadline)
         self._known[wish.model] = spec
         return reply.results(parts, request, wish, spec), parts.header.fingerprint
+
+    def _ask(self, request: Request, wish: Wish, deadline: Deadline) -> Steps[reply.Reply]:
+        if self.sharing is not None:
+            size = yield from self._shared_bytes(wish, len(request.sent), deadline)
+            shared = yield from self.sharing.ask(request, size, deadline)
+            if shared is not None:
+                return shared
+        message: bytes = request.message or (yield Job(request.framed))
+        answer = yield from _call(Call(f"{SERVICE}/Embed", message, deadline))
+        return reply.parse(answer)
+
+    def _shared_bytes(self, wish: Wish, images: int, deadline: Deadline) -> Steps[int]:
+        """Shared memory the reply takes; 0 where the server will refuse the wish."""
+        spec = self._known.get(wish.model)
+        if spec is None:
+            spec = yield from self._learn(wish.model, deadline)
+        named = {output.name for output in spec.outputs}
+        outputs = wish.outputs or tuple(spec.default_outputs)
+        if not named.issuperset(outputs):
+            return 0
+        return images * sizes.shared_places(spec, [(name, wish.selection) for name in outputs])[1]
 
     def _plan(self, wish: Wish, images: int, deadline: Deadline) -> Steps[tuple[Wish, int]]:
         """The wish with its outputs named where it must be, and the most images whose reply fits."""

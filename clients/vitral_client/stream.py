@@ -13,10 +13,11 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from vitral_client import argument
+from vitral_client.call import Steps
 from vitral_client.image import Image
 from vitral_client.parts import Parts, read_any
 from vitral_client.request import Wish
-from vitral_client.steps import Result, Steps, Verbs
+from vitral_client.steps import Result, Verbs
 
 
 class UnderWay(Protocol):

@@ -48,6 +48,13 @@ class FingerprintMismatchError(VitralError):
     reason = "fingerprint_mismatch"
 
 
+class RegionError(VitralError):
+    """A region of shared memory cannot be used: not registered, not local, or not large enough."""
+
+    code = grpc.StatusCode.FAILED_PRECONDITION
+    reason = "region"
+
+
 class QueueFullError(VitralError):
     """The server holds as much work as it accepts; trying again later is right."""
 
@@ -169,6 +176,7 @@ class DeviceError(VitralError):
 ON_THE_WIRE: tuple[type[VitralError], ...] = (
     InvalidArgumentError,
     ModelNotFoundError,
+    RegionError,
     FingerprintMismatchError,
     QueueFullError,
     TooLargeError,

@@ -17,6 +17,12 @@ MAX_ITEMS = 256
 MAX_ERROR_BYTES = 400
 """Most bytes of one image's error message in a reply."""
 
+MAX_REGION_BYTES = 1024 * 1024 * 1024
+"""Largest region of shared memory."""
+
+REGION_ALIGNMENT = 64
+"""In a region, a reply and each of its outputs start at a multiple of this."""
+
 MAX_FIELD_NUMBER = 15
 """Highest field number of any message: every tag fits one byte."""
 

@@ -7,7 +7,7 @@ from typing import TypeAlias
 
 from vitral import selection as selections
 from vitral.errors import InvalidArgumentError
-from vitral.limits import MAX_ERROR_BYTES, MAX_MESSAGE_BYTES, MAX_REPLY_BYTES
+from vitral.limits import MAX_ERROR_BYTES, MAX_MESSAGE_BYTES, MAX_REPLY_BYTES, REGION_ALIGNMENT
 from vitral.selection import Selection
 from vitral.v1 import model_pb2 as pb
 
@@ -25,6 +25,23 @@ def header_bytes(wanted: Wanted, images: int) -> int:
 def payload_bytes(spec: pb.ModelSpec, wanted: Wanted, images: int = 1) -> int:
     """Payload bytes of the reply to so many images; what the model does not have counts as nothing."""
     return images * sum(_bytes(spec, name, selection) for name, selection in wanted)
+
+
+def shared_places(spec: pb.ModelSpec, wanted: Wanted) -> tuple[list[int], int]:
+    """Where in shared memory each output of an image starts, and the bytes from one image to the next.
+
+    The names must be the model's.
+    """
+    starts, end = [], 0
+    for pair in wanted:
+        starts.append(end)
+        end += aligned(payload_bytes(spec, [pair]))
+    return starts, end
+
+
+def aligned(size: int) -> int:
+    """The size, rounded up to where the next output may start."""
+    return -(-size // REGION_ALIGNMENT) * REGION_ALIGNMENT
 
 
 def most_images(spec: pb.ModelSpec, wanted: Wanted) -> int:

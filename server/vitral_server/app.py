@@ -23,6 +23,7 @@ from vitral_server.ending import asked
 from vitral_server.health import Health
 from vitral_server.log import announce
 from vitral_server.port import bracketed, refusal
+from vitral_server.regions import Regions
 from vitral_server.registry import Registry, load
 from vitral_server.service import NAME, EmbeddingService
 
@@ -62,7 +63,7 @@ async def serve(config: ServerConfig) -> None:
     admission = Admission(max_images=config.max_queue_images, max_bytes=config.max_queue_mib << 20)
     health = Health(registry, service=NAME)
     pool = _threads(config.decode_threads or cpu_count(), "decode")
-    service = EmbeddingService(registry, Embedder(registry, pool), admission, config)
+    service = EmbeddingService(registry, Embedder(registry, pool), admission, config, Regions())
     _register(server, service, health)
     health.start()
     # A worker's port is held for it: bound this late, no connection has to wait for the load.

@@ -126,6 +126,7 @@ class Batcher:
             while (batch := self._take()) is not None:
                 if batch:
                     self._run(batch)
+                batch.clear()  # this thread may wait for long, and rows may be memory that callers share
         except BaseException as error:  # whatever ends this thread must be seen
             self._die(f"its run thread ended: {error!r}")
             raise

@@ -35,6 +35,21 @@ class Wanted:
 
 
 @dataclass(frozen=True)
+class Shared:
+    """A range of shared memory.
+
+    Attributes:
+        region: name of the region.
+        offset: of the range in the region.
+        memory: its bytes, (size,) uint8, which the caller can write too.
+    """
+
+    region: str
+    offset: int
+    memory: Array
+
+
+@dataclass(frozen=True)
 class EmbedCall:
     """One request.
 
@@ -47,6 +62,7 @@ class EmbedCall:
         max_reply_bytes: the caller's own limit.
         fingerprint: the one demanded, or empty.
         request_bytes: size of the message.
+        reply: shared memory for the outputs; None: they go into the reply.
     """
 
     model: str
@@ -57,3 +73,4 @@ class EmbedCall:
     max_reply_bytes: int
     fingerprint: str
     request_bytes: int
+    reply: Shared | None = None

@@ -10,6 +10,7 @@ from vitral.errors import DeadlineError
 from vitral_server.admission import Permit
 from vitral_server.call import EmbedCall
 from vitral_server.feed import Feed
+from vitral_server.place import Place
 from vitral_server.plan import plan
 from vitral_server.registry import Registry, Served
 from vitral_server.reply import Assembly, Frame
@@ -30,10 +31,18 @@ class Embedder:
         """
         deadline = monotonic() + seconds
         needed = plan(call, self._registry)
-        permit.hold(len(call.pictures), needed.held_bytes)
-        spec, version = needed.engine.spec, needed.served.version
-        images, decode = len(call.pictures), needed.engine.decode
-        assembly = Assembly(spec, version, needed.wanted, images=images, deadline=deadline, decode=decode)
+        images, spec, version = len(call.pictures), needed.engine.spec, needed.served.version
+        place = Place(call.reply, spec, needed.wanted, images=images) if call.reply else None
+        permit.hold(images, needed.held_bytes)
+        assembly = Assembly(
+            spec,
+            version,
+            needed.wanted,
+            images=images,
+            deadline=deadline,
+            decode=needed.engine.decode,
+            place=place,
+        )
         message = f"the deadline of {seconds * 1e3:.0f} ms passed before the answer was there"
         # The loop's clock is monotonic() too.
         alarm = asyncio.get_running_loop().call_at(deadline, assembly.end, DeadlineError(message))
@@ -44,4 +53,4 @@ class Embedder:
         finally:
             alarm.cancel()
             feed.leave()
-            assembly.left = True  # rows that are still queued cost nothing any more
+            assembly.leave()  # rows that are still queued cost nothing any more

@@ -1,7 +1,8 @@
 """The reply of one request, put together by whichever thread runs its last batch.
 
 That thread frames it, header and slices in one join, while it still owns the buffers: the one copy. Slices of
-an earlier batch are copied out before those buffers go back.
+an earlier batch are copied out before those buffers go back. Where the caller named shared memory, slices go
+straight there, also the one copy.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from vitral import framing, output_request
 from vitral.errors import ImageError
 from vitral.limits import MAX_ERROR_BYTES
 from vitral.results import Timings
-from vitral.selection import Part
+from vitral.selection import Part, Selection
 from vitral.tensors import Array
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import model_pb2, tensor_pb2
 from vitral_engine import elements
+from vitral_engine.half import cast
+from vitral_server.place import Place
 
 _Value = TypeVar("_Value")
 _SCALE = tensor_pb2.DATA_TYPE_FLOAT32
@@ -70,11 +73,13 @@ class Assembly:
         images: int,
         deadline: float,
         decode: str = decodes.EXACT,
+        place: Place | None = None,
     ) -> None:
         self.deadline = deadline
         self.stages = Stages()
         self.left = False
         self._decode = decodes.to_enum(decode)
+        self._place = place
         self._spec, self._version, self._wanted = spec, version, wanted
         self._slots: list[list[elements.Made] | ImageError | None] = [None] * images
         self._remaining = images
@@ -99,10 +104,15 @@ class Assembly:
     ) -> None:
         """Takes the outputs of (image index, batch row) pairs; the caller still owns the buffers."""
         with self._lock:
+            if self.gone:
+                return
             start = perf_counter()
             self._remaining -= len(rows)
             for index, row in rows:
-                self._slots[index] = [self._made(outputs, part, row) for part in self._wanted]
+                self._slots[index] = [
+                    self._made(outputs[part.name][row], part, index, number)
+                    for number, part in enumerate(self._wanted)
+                ]
             stages = self.stages
             stages.queue, stages.run = max(stages.queue, queue_ms), stages.run + run_ms
             stages.encode += (perf_counter() - start) * 1e3
@@ -119,9 +129,18 @@ class Assembly:
         if not self.future.done():
             self.future.set_exception(error)
 
-    def _made(self, outputs: dict[str, Array], part: Part, row: int) -> elements.Made:
-        whole: Array = outputs[part.name][row]
-        made = elements.made(part.of(whole), part.selection)
+    def leave(self) -> None:
+        """Nobody waits any more; where this returns, no thread writes into the caller's memory any more."""
+        self.left = True
+        if self._place is not None:
+            with self._lock:  # of a thread that is at it, which takes the time of a copy
+                self._place = None
+
+    def _made(self, whole: Array, part: Part, index: int, number: int) -> elements.Made:
+        rows = part.of(whole)
+        if self._place is not None:
+            return _placed(rows, part.selection, self._place, index, number)
+        made = elements.made(rows, part.selection)
         if self._remaining and np.may_share_memory(made[0], whole):
             return (made[0].copy(),)
         return made
@@ -131,9 +150,10 @@ class Assembly:
             return
         timings = self.stages.timings()
         slots = (slot for slot in self._slots if isinstance(slot, list))
-        payloads = [array for slot in slots for made in slot for array in made]
+        first = 0 if self._place is None else 1  # values are in shared memory, scales are not
+        arrays = [array for slot in slots for made in slot for array in made[first:]]
         frame = Frame(
-            framing.join(self._header(timings), payloads),
+            framing.join(self._header(timings), arrays),
             timings,
             failed=sum(isinstance(slot, ImageError) for slot in self._slots),
         )
@@ -160,19 +180,36 @@ class Assembly:
         )
         reply.outputs.extend(output_request.write(part.name, part.selection) for part in self._wanted)
         payload = 0
-        for slot in self._slots:
+        for index, slot in enumerate(self._slots):
             if isinstance(slot, ImageError):
                 code: int = slot.code.value[0]
                 said = str(slot).encode()[:MAX_ERROR_BYTES].decode(errors="ignore")
                 reply.results.add(error=pb.ItemError(code=code, reason=slot.cause, message=said))
                 continue
             result = reply.results.add(grid=grid)
-            for part, made in zip(self._wanted, slot or (), strict=True):
+            for number, (part, made) in enumerate(zip(self._wanted, slot or (), strict=True)):
                 dtype = tensor_pb2.DataType.ValueType(part.selection.dtype)
-                tensor = result.outputs.add(name=part.name, dtype=dtype, shape=made[0].shape, payload=payload)
+                tensor = result.outputs.add(name=part.name, dtype=dtype, shape=made[0].shape)
+                if self._place is None:
+                    tensor.payload = payload
+                    payload += 1
+                else:
+                    tensor.shared.CopyFrom(self._place.range(index, number, made[0].nbytes))
                 if len(made) == 2:
-                    tensor.scale.dtype, tensor.scale.payload = _SCALE, payload + 1
+                    tensor.scale.dtype, tensor.scale.payload = _SCALE, payload
                     tensor.scale.shape.extend(made[1].shape)
-                payload += len(made)
+                    payload += 1
         reply.timings.MergeFrom(pb.Timings(**vars(timings)))
         return reply.SerializeToString()
+
+
+def _placed(rows: Array, selection: Selection, place: Place, index: int, number: int) -> elements.Made:
+    """The same in the caller's memory."""
+    target = place.array(index, number, selection.dtype, rows.shape)
+    if selection.dtype == tensor_pb2.DATA_TYPE_FLOAT16 and not selection.l2_normalize:
+        cast(rows, target)
+        return (target,)
+    made = elements.made(rows, selection)
+    # Not by NumPy, which lets go of the interpreter for it: many threads wait to take it.
+    target.data.cast("B")[:] = np.ascontiguousarray(made[0]).data.cast("B")
+    return (target,) if len(made) == 1 else (target, made[1])

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 
 from vitral import framing, output_request, tensors
-from vitral.errors import ImageError, InvalidArgumentError, UnsupportedError
+from vitral.errors import ImageError, InvalidArgumentError
 from vitral.limits import MAX_REPLY_BYTES
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
-from vitral_server.call import Door, EmbedCall, Picture, Wanted
+from vitral_server.call import Door, EmbedCall, Picture, Shared, Wanted
+
+Memory: TypeAlias = Callable[[tensor_pb2.SharedRange], Shared]
+"""The range of shared memory that a caller names."""
 
 _MAX_OUTPUTS = 64
 
 
-def parse(message: bytes, *, max_items: int) -> EmbedCall:
+def parse(message: bytes, *, max_items: int, memory: Memory) -> EmbedCall:
     """Reads a request. What it costs is bounded by the limits, not by what the message claims.
 
     Raises:
         InvalidArgumentError: it is malformed or empty.
+        RegionError: it names shared memory that is not the caller's to name.
         UnsupportedError: it asks for what this server does not have yet; the message names it.
     """
     # An item has at most one payload; the few other fields may stand there once.
@@ -37,21 +42,21 @@ def parse(message: bytes, *, max_items: int) -> EmbedCall:
         raise InvalidArgumentError(
             f"the request names {len(request.outputs)} outputs; the limit is {_MAX_OUTPUTS}"
         )
-    if request.HasField("reply"):
-        raise UnsupportedError("replies through shared memory (EmbedRequest.reply) are not served yet")
+    pictures = tuple(_picture(item, payloads, memory) for item in request.items)
     return EmbedCall(
         model=request.model,
         version=request.version,
-        pictures=tuple(_picture(item, payloads) for item in request.items),
+        pictures=pictures,
         outputs=tuple(Wanted(item.name, output_request.read(item)) for item in request.outputs),
         size=(request.size.height, request.size.width) if request.HasField("size") else None,
         max_reply_bytes=min(request.max_reply_bytes or MAX_REPLY_BYTES, MAX_REPLY_BYTES),
         fingerprint=request.expect_fingerprint,
-        request_bytes=len(message),
+        request_bytes=len(message) + sum(_shared_bytes(item) for item in request.items),
+        reply=memory(request.reply) if request.HasField("reply") else None,
     )
 
 
-def _picture(item: pb.Item, payloads: Sequence[memoryview]) -> Picture:
+def _picture(item: pb.Item, payloads: Sequence[memoryview], memory: Memory) -> Picture:
     door = item.WhichOneof("content")
     if door == "encoded":
         return Picture(Door.ENCODED, item.encoded)
@@ -59,16 +64,21 @@ def _picture(item: pb.Item, payloads: Sequence[memoryview]) -> Picture:
         return Picture(Door.ENCODED, ImageError("the item has no content", cause="empty"))
     tensor = item.pixels if door == "pixels" else item.prepared
     try:
-        data = _bytes(tensor, payloads)
+        data = _bytes(tensor, payloads, memory)
         return Picture(Door(door), tensors.view(data, tensor.dtype, tensor.shape, what=door))
     except InvalidArgumentError as error:
         return Picture(Door(door), ImageError(str(error), cause="tensor"))
 
 
-def _bytes(tensor: tensor_pb2.Tensor, payloads: Sequence[memoryview]) -> bytes | memoryview:
+def _shared_bytes(item: pb.Item) -> int:
+    return item.pixels.shared.size + item.prepared.shared.size  # unset ones are 0
+
+
+def _bytes(tensor: tensor_pb2.Tensor, payloads: Sequence[memoryview], memory: Memory) -> bytes | memoryview:
     location = tensor.WhichOneof("location")
     if location == "shared":
-        raise UnsupportedError("tensors in shared memory (Tensor.shared) are not served yet")
+        # The caller may change it at any time, which harms nobody's answer but its own.
+        return memory(tensor.shared).memory.data.toreadonly()
     if location == "data":
         return tensor.data
     if location is None:

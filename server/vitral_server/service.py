@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any, TypeVar
 from uuid import uuid4
 
@@ -22,6 +22,7 @@ from vitral_server.admission import Admission, Permit
 from vitral_server.config import ServerConfig
 from vitral_server.embed import Embedder
 from vitral_server.log import RequestLine, request_line
+from vitral_server.regions import Regions
 from vitral_server.registry import Registry
 from vitral_server.request import parse
 
@@ -63,19 +64,25 @@ def answers(method: _Logged) -> _Method:
 
 
 class EmbeddingService:
-    """The five methods."""
+    """The methods."""
 
     def __init__(
-        self, registry: Registry, embedder: Embedder, admission: Admission, config: ServerConfig
+        self,
+        registry: Registry,
+        embedder: Embedder,
+        admission: Admission,
+        config: ServerConfig,
+        regions: Regions,
     ) -> None:
         self._registry, self._embedder, self._admission = registry, embedder, admission
-        self._config = config
+        self._config, self._regions = config, regions
 
     @answers
     async def embed(self, message: bytes, context: Context, line: RequestLine) -> bytes:
         """Embed."""
         permit = self._accept(context)
-        call = parse(message, max_items=self._config.max_items)
+        memory = partial(self._regions.find, peer=context.peer())
+        call = parse(message, max_items=self._config.max_items, memory=memory)
         served, frame = await self._embedder.embed(call, permit=permit, seconds=self._seconds(context))
         line.answered(served, call, frame)
         return frame.message
@@ -104,6 +111,19 @@ class EmbeddingService:
         _read(pb.GetServerInfoRequest, message)
         return describe.server(self._config).SerializeToString()
 
+    @answers
+    async def register_region(self, message: bytes, context: Context, line: RequestLine) -> bytes:
+        """RegisterRegion."""
+        request = _read(pb.RegisterRegionRequest, message)
+        region = self._regions.register(request, peer=context.peer())
+        return pb.RegisterRegionResponse(region=region).SerializeToString()
+
+    @answers
+    async def unregister_region(self, message: bytes, context: Context, line: RequestLine) -> bytes:
+        """UnregisterRegion."""
+        self._regions.unregister(_read(pb.UnregisterRegionRequest, message).region)
+        return pb.UnregisterRegionResponse().SerializeToString()
+
     def handlers(self) -> grpc.GenericRpcHandler:
         """The methods under their names. All take and give bytes: a malformed message is ours to answer."""
         plain = grpc.unary_unary_rpc_method_handler
@@ -113,6 +133,8 @@ class EmbeddingService:
             "ListModels": plain(self.list_models),
             "GetModel": plain(self.get_model),
             "GetServerInfo": plain(self.get_server_info),
+            "RegisterRegion": plain(self.register_region),
+            "UnregisterRegion": plain(self.unregister_region),
         }
         return grpc.method_handlers_generic_handler(NAME, methods)
 

@@ -298,7 +298,11 @@ class EmbedRequest(_message.Message):
 
     @_builtins.property
     def reply(self) -> _tensor_pb2.SharedRange:
-        """Shared memory that receives the outputs in place of payloads."""
+        """Shared memory that receives the outputs in place of payloads. Its offset is a
+        multiple of 64; every output starts at the next multiple of 64. Once the call has
+        ended with a status of the server's, the server writes there no more; a caller that
+        got none (its own deadline, a lost connection) cannot know and leaves the range be.
+        """
 
     @_builtins.property
     def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
@@ -972,3 +976,103 @@ class GetServerInfoResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___GetServerInfoResponse: _TypeAlias = GetServerInfoResponse  # noqa: Y015
+
+@_typing.final
+class RegisterRegionRequest(_message.Message):
+    """A region is anonymous memory (memfd_create) of the caller's, sealed against shrinking
+    (F_SEAL_SHRINK), that the server maps. The caller holds an exclusive flock on it; once
+    that lock is gone, so is the server's mapping.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROCESS_FIELD_NUMBER: _builtins.int
+    DESCRIPTOR_FIELD_NUMBER: _builtins.int
+    SIZE_FIELD_NUMBER: _builtins.int
+    PROOF_FIELD_NUMBER: _builtins.int
+    process: _builtins.int
+    """Process that has the memory open, as the server's machine numbers it."""
+    descriptor: _builtins.int
+    """Its file descriptor there."""
+    size: _builtins.int
+    """Bytes to be mapped."""
+    proof: _builtins.bytes
+    """What stands at the very beginning of the region, 16 to 64 random bytes: only who may
+    read the region knows it.
+    """
+    def __init__(
+        self,
+        *,
+        process: _builtins.int = ...,
+        descriptor: _builtins.int = ...,
+        size: _builtins.int = ...,
+        proof: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["descriptor", b"descriptor", "process", b"process", "proof", b"proof", "size", b"size"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterRegionRequest: _TypeAlias = RegisterRegionRequest  # noqa: Y015
+
+@_typing.final
+class RegisterRegionResponse(_message.Message):
+    """The region is in use."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """Its name in every `SharedRange`; nobody else can guess it."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RegisterRegionResponse: _TypeAlias = RegisterRegionResponse  # noqa: Y015
+
+@_typing.final
+class UnregisterRegionRequest(_message.Message):
+    """Asks the server to let go of a region."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REGION_FIELD_NUMBER: _builtins.int
+    region: _builtins.str
+    """Its name."""
+    def __init__(
+        self,
+        *,
+        region: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["region", b"region"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnregisterRegionRequest: _TypeAlias = UnregisterRegionRequest  # noqa: Y015
+
+@_typing.final
+class UnregisterRegionResponse(_message.Message):
+    """The region is in use no more."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnregisterRegionResponse: _TypeAlias = UnregisterRegionResponse  # noqa: Y015

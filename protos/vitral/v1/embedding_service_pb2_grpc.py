@@ -60,6 +60,16 @@ class EmbeddingServiceStub(object):
                 request_serializer=vitral_dot_v1_dot_embedding__service__pb2.GetServerInfoRequest.SerializeToString,
                 response_deserializer=vitral_dot_v1_dot_embedding__service__pb2.GetServerInfoResponse.FromString,
                 _registered_method=True)
+        self.RegisterRegion = channel.unary_unary(
+                '/vitral.v1.EmbeddingService/RegisterRegion',
+                request_serializer=vitral_dot_v1_dot_embedding__service__pb2.RegisterRegionRequest.SerializeToString,
+                response_deserializer=vitral_dot_v1_dot_embedding__service__pb2.RegisterRegionResponse.FromString,
+                _registered_method=True)
+        self.UnregisterRegion = channel.unary_unary(
+                '/vitral.v1.EmbeddingService/UnregisterRegion',
+                request_serializer=vitral_dot_v1_dot_embedding__service__pb2.UnregisterRegionRequest.SerializeToString,
+                response_deserializer=vitral_dot_v1_dot_embedding__service__pb2.UnregisterRegionResponse.FromString,
+                _registered_method=True)
 
 
 class EmbeddingServiceServicer(object):
@@ -101,6 +111,20 @@ class EmbeddingServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RegisterRegion(self, request, context):
+        """Takes a region of shared memory into use. Callers on the same machine only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnregisterRegion(self, request, context):
+        """Lets go of a region. One that is let go of already is no error.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_EmbeddingServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +152,16 @@ def add_EmbeddingServiceServicer_to_server(servicer, server):
                     servicer.GetServerInfo,
                     request_deserializer=vitral_dot_v1_dot_embedding__service__pb2.GetServerInfoRequest.FromString,
                     response_serializer=vitral_dot_v1_dot_embedding__service__pb2.GetServerInfoResponse.SerializeToString,
+            ),
+            'RegisterRegion': grpc.unary_unary_rpc_method_handler(
+                    servicer.RegisterRegion,
+                    request_deserializer=vitral_dot_v1_dot_embedding__service__pb2.RegisterRegionRequest.FromString,
+                    response_serializer=vitral_dot_v1_dot_embedding__service__pb2.RegisterRegionResponse.SerializeToString,
+            ),
+            'UnregisterRegion': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnregisterRegion,
+                    request_deserializer=vitral_dot_v1_dot_embedding__service__pb2.UnregisterRegionRequest.FromString,
+                    response_serializer=vitral_dot_v1_dot_embedding__service__pb2.UnregisterRegionResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +300,60 @@ class EmbeddingService(object):
             '/vitral.v1.EmbeddingService/GetServerInfo',
             vitral_dot_v1_dot_embedding__service__pb2.GetServerInfoRequest.SerializeToString,
             vitral_dot_v1_dot_embedding__service__pb2.GetServerInfoResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RegisterRegion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitral.v1.EmbeddingService/RegisterRegion',
+            vitral_dot_v1_dot_embedding__service__pb2.RegisterRegionRequest.SerializeToString,
+            vitral_dot_v1_dot_embedding__service__pb2.RegisterRegionResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnregisterRegion(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/vitral.v1.EmbeddingService/UnregisterRegion',
+            vitral_dot_v1_dot_embedding__service__pb2.UnregisterRegionRequest.SerializeToString,
+            vitral_dot_v1_dot_embedding__service__pb2.UnregisterRegionResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -43,6 +43,10 @@ class EmbeddingServiceStub:
     """Describes one model."""
     GetServerInfo: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.GetServerInfoRequest, _embedding_service_pb2.GetServerInfoResponse]
     """Describes the server and its limits."""
+    RegisterRegion: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.RegisterRegionRequest, _embedding_service_pb2.RegisterRegionResponse]
+    """Takes a region of shared memory into use. Callers on the same machine only."""
+    UnregisterRegion: _grpc.UnaryUnaryMultiCallable[_embedding_service_pb2.UnregisterRegionRequest, _embedding_service_pb2.UnregisterRegionResponse]
+    """Lets go of a region. One that is let go of already is no error."""
 
 @_typing.type_check_only
 class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
@@ -59,6 +63,10 @@ class EmbeddingServiceAsyncStub(EmbeddingServiceStub):
     """Describes one model."""
     GetServerInfo: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.GetServerInfoRequest, _embedding_service_pb2.GetServerInfoResponse]  # type: ignore[assignment]
     """Describes the server and its limits."""
+    RegisterRegion: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.RegisterRegionRequest, _embedding_service_pb2.RegisterRegionResponse]  # type: ignore[assignment]
+    """Takes a region of shared memory into use. Callers on the same machine only."""
+    UnregisterRegion: _aio.UnaryUnaryMultiCallable[_embedding_service_pb2.UnregisterRegionRequest, _embedding_service_pb2.UnregisterRegionResponse]  # type: ignore[assignment]
+    """Lets go of a region. One that is let go of already is no error."""
 
 class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
     """Serves proven embedding models."""
@@ -102,5 +110,21 @@ class EmbeddingServiceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_embedding_service_pb2.GetServerInfoResponse, _abc.Awaitable[_embedding_service_pb2.GetServerInfoResponse]]:
         """Describes the server and its limits."""
+
+    @_abc_1.abstractmethod
+    def RegisterRegion(
+        self,
+        request: _embedding_service_pb2.RegisterRegionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_service_pb2.RegisterRegionResponse, _abc.Awaitable[_embedding_service_pb2.RegisterRegionResponse]]:
+        """Takes a region of shared memory into use. Callers on the same machine only."""
+
+    @_abc_1.abstractmethod
+    def UnregisterRegion(
+        self,
+        request: _embedding_service_pb2.UnregisterRegionRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_embedding_service_pb2.UnregisterRegionResponse, _abc.Awaitable[_embedding_service_pb2.UnregisterRegionResponse]]:
+        """Lets go of a region. One that is let go of already is no error."""
 
 def add_EmbeddingServiceServicer_to_server(servicer: EmbeddingServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

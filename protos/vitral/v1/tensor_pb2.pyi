@@ -130,7 +130,7 @@ class SharedRange(_message.Message):
     OFFSET_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     region: _builtins.str
-    """Name under which the region was registered."""
+    """Name that the server gave the region when it was registered."""
     offset: _builtins.int
     """First byte."""
     size: _builtins.int
