@@ -30,7 +30,7 @@ class Embedding:
 
     Attributes:
         outputs: output name to array, without a batch axis; (N, D) for token sequences. From a client they
-            are read-only views of the reply, from the engine copies that are the caller's own.
+            are read-only views of the reply or of shared memory, from the engine the caller's own copies.
         grid: rows and columns of the patch grid.
         spec: the model's spec.
         version: folder name of the version that answered.
