@@ -43,6 +43,13 @@ def test_images_go_only_to_healthy_servers() -> None:
     assert "healthCheckConfig" not in json.loads(service_config(Road.PLAIN))
 
 
+def test_a_call_that_lends_memory_is_sent_once_at_most() -> None:
+    assert dict(options("127.0.0.1:1", Road.ONCE))["grpc.enable_retries"] == 0
+    assert "methodConfig" not in json.loads(service_config(Road.ONCE))
+    assert json.loads(service_config(Road.ONCE))["healthCheckConfig"] == {"serviceName": ""}
+    assert "grpc.enable_retries" not in dict(options("127.0.0.1:1", Road.CHECKED))
+
+
 def test_large_requests_can_be_retried() -> None:
     pairs = dict(options("127.0.0.1:1", Road.CHECKED))
     assert pairs["grpc.per_rpc_retry_buffer_size"] > MAX_MESSAGE_BYTES

@@ -12,27 +12,21 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from serving import Running, running
 
 from vitral.errors import (
-    CancelledError,
-    DeadlineError,
     ImageError,
     InvalidArgumentError,
-    QueueFullError,
     RegionError,
     UnavailableError,
 )
 from vitral.results import Embedding
-from vitral.v1 import embedding_service_pb2 as pb
 from vitral_client import AsyncClient, Client, Prepared, shared
-from vitral_client.call import Call, Deadline
-from vitral_client.failure import LostError
 from vitral_client.image import load
-from vitral_client.memory import Region
 from vitral_client.request import Request, Wish, frame_shared
 
 MODEL = "vit-embedding"
@@ -105,6 +99,29 @@ def test_the_same_bits_as_in_messages_and_no_tensor_on_the_wire(
     _equal(ours, plain.embed(images, model=MODEL, outputs=outputs, dtype=dtype, errors="return"))
     assert isinstance(ours[1], ImageError)
     assert size < WIRE < _last_bytes(server)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        {"dtype": "int8"},
+        {"dtype": "bfloat16", "view": "mean"},
+        {"dtype": "float16", "patches": [3, 0]},
+        {"dtype": "float16", "l2_normalize": True},
+        {"rect": (1, 0, 2, 3)},
+    ],
+    ids=str,
+)
+def test_what_is_selected_is_the_same(server: Running, plain: Client, chosen: dict[str, Any]) -> None:
+    picture = _picture(0)
+    with Client(server.address, transport="shm") as client:
+        for _ in range(2):
+            got, want = (one.embed(picture, model=MODEL, **chosen) for one in (client, plain))
+            for name, array in want.outputs.items():
+                np.testing.assert_array_equal(got.outputs[name], array)
+            assert {name: array.tolist() for name, array in got.scales.items()} == {
+                name: array.tolist() for name, array in want.scales.items()
+            }
 
 
 def test_tensors_of_a_request_go_through_shared_memory_too(server: Running, plain: Client) -> None:
@@ -256,52 +273,6 @@ def test_a_server_that_takes_no_memory_is_an_error_only_where_it_was_asked_for(
         assert _last_bytes(server) > WIRE
 
 
-@pytest.mark.parametrize(("error", "free"), [(MemoryError("none"), True), (GeneratorExit(), False)])
-def test_what_is_still_being_copied_is_never_lent_again(error: BaseException, free: bool) -> None:
-    region = Region(1 << 16)
-    lent, sent = region.lend(5000), region.lend(3072)
-    assert lent is not None
-    assert sent is not None
-    request = Request(b"", (0,), {}, [load(_picture(0))], Wish())
-    steps = shared._framed(request, sent, lent)
-    next(steps)
-    with pytest.raises(type(error)):
-        steps.throw(error)
-    assert (region.lend(region.size - 4096) is not None) is free
-    assert (region.lost == lent.size + sent.size) is not free
-    region.close()
-
-
-@pytest.mark.parametrize(
-    ("error", "free"),
-    [
-        (QueueFullError("full"), True),
-        (RegionError("unknown"), True),
-        (UnavailableError("draining"), True),
-        (LostError("broken"), False),
-        (DeadlineError("late"), False),
-        (CancelledError("left"), False),
-        (KeyboardInterrupt(), False),
-        (GeneratorExit(), False),
-    ],
-)
-def test_memory_of_a_call_that_may_still_be_written_is_never_lent_again(
-    error: BaseException, free: bool
-) -> None:
-    region = Region(1 << 16)
-    lent = region.lend(5000)
-    assert lent is not None
-    steps = shared._exchange(Call("/path", b"", Deadline.after(1)), lent)
-    next(steps)
-    with pytest.raises(type(error)):
-        steps.throw(error)
-    again = region.lend(5000)
-    assert again is not None
-    assert (again.offset == lent.offset) is free
-    assert (region.lost == lent.size) is not free
-    region.close()
-
-
 def test_a_region_of_which_too_much_is_lost_is_replaced(server: Running) -> None:
     with Client(server.address, transport="shm") as client:
         kept = client.embed(_picture(0), model=MODEL)
@@ -314,35 +285,3 @@ def test_a_region_of_which_too_much_is_lost_is_replaced(server: Running) -> None
         assert sharing._region is not old
         assert _last_bytes(server) < WIRE
         assert np.array_equal(kept.patches, expected)
-
-
-def test_ranges_that_came_back_are_one_again() -> None:
-    region = Region(1 << 16)
-    most = region.size - 4096
-    ranges = [region.lend(size) for size in (100, 6000, 64, 3000)]
-    assert [one.size for one in ranges if one] == [128, 6016, 64, 3008]
-    assert region.lend(most) is None
-    for place in (2, 0, 3, 1):
-        lent = ranges[place]
-        assert lent is not None
-        lent.give_back()
-    whole = region.lend(most)
-    assert whole is not None
-    assert whole.size == most
-    region.close()
-
-
-def test_a_reply_that_points_elsewhere_is_the_servers_fault() -> None:
-    region = Region(1 << 16)
-    lent = region.lend(128)
-    assert lent is not None
-    region.name = "r"
-    lent.settle()
-    good = lent.named
-    assert lent.read(good).nbytes == 128
-    for wrong in ({"region": "s"}, {"offset": good.offset - 64}, {"size": 192}):
-        where = type(good)(**({"region": "r", "offset": good.offset, "size": 128} | wrong))
-        with pytest.raises(Exception, match="the reply points to bytes"):
-            lent.read(where)
-    assert pb.EmbedRequest(reply=good).reply.size == 128
-    region.close()

@@ -15,11 +15,12 @@ import pytest
 from serving import running
 
 from vitral.errors import REASON_KEY, DeadlineError, RegionError
+from vitral.selection import part
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import model_pb2, tensor_pb2
 from vitral.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
 from vitral_engine.artifact import open_artifact
-from vitral_server.call import Shared, Wanted
+from vitral_server.call import Shared
 from vitral_server.peer import is_local
 from vitral_server.place import Place
 from vitral_server.regions import Regions
@@ -183,7 +184,7 @@ def spec(small_repo: Path) -> model_pb2.ModelSpec:
 async def test_once_the_call_has_ended_nothing_is_written_any_more(
     spec: model_pb2.ModelSpec, left: bool
 ) -> None:
-    memory, wanted = np.zeros(1024, np.uint8), (Wanted("patch_embeddings", tensor_pb2.DATA_TYPE_FLOAT32),)
+    memory, wanted = np.zeros(1024, np.uint8), (part(spec, "patch_embeddings"),)
     where = Place(Shared("r", 0, memory), spec, wanted, images=1)
     assembly = Assembly(spec, "1", wanted, images=1, deadline=monotonic() + 9, place=where)
     if left:

@@ -35,8 +35,8 @@ class Embedding:
 
     Attributes:
         outputs: output name to array, without a batch axis: (N, D) for token sequences, or what was selected
-            of them. From a client they are read-only views of the reply, from the engine copies that are the
-            caller's own.
+            of them. From a client they are read-only views of the reply or of shared memory, from
+            the engine copies that are the caller's own.
         grid: rows and columns of the patch grid.
         spec: the model's spec.
         version: folder name of the version that answered.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from urllib.parse import unquote
 
 
+@lru_cache(maxsize=1024)
 def is_local(peer: str) -> bool:
     """Whether this peer is on the same machine: `ipv4:127.0.0.1:40000`, `ipv6:%5B::1%5D:40000`, `unix:`."""
     family, _, rest = unquote(peer).partition(":")

@@ -132,9 +132,11 @@ class Assembly:
     def leave(self) -> None:
         """Nobody waits any more; where this returns, no thread writes into the caller's memory any more."""
         self.left = True
-        if self._place is not None:
+        answered = self.future.done() and not self.future.cancelled() and self.future.exception() is None
+        if self._place is not None and not answered:
             with self._lock:  # of a thread that is at it, which takes the time of a copy
-                self._place = None
+                pass
+        self._place = None
 
     def _made(self, whole: Array, part: Part, index: int, number: int) -> elements.Made:
         rows = part.of(whole)
