@@ -36,13 +36,13 @@ class Arrangement:
         """Of one graph.
 
         Args:
-            first: whether it is the one most requests run: its busiest session prepacks the weights, the
-                others map them from the file.
+            first: whether it is the one most requests run: its sessions prepack the weights, which is faster
+                and takes memory; those of the others map them from the file.
             staging: how batches get to a device.
         """
         return SessionOptions(
             threads=self.threads,
-            share_weights=bool(self.crowd) or not first,
+            share_weights=not first,
             crowd=self.crowd,
             share_crowd=not first,
             staging=staging,
