@@ -42,11 +42,14 @@ def command(*args: str) -> list[str]:
 @contextmanager
 def running(repo: Path, *args: str, log: Path, environ: Mapping[str, str] | None = None) -> Iterator[Running]:
     """Starts a server on `repo` and ends it on the way out."""
-    line = command("--repo", str(repo), "--port", "0", "--device", "cpu", "--drain-delay", "0.2")
-    line += ["--log-level", "debug", *args]
+    line = command("--repo", str(repo), "--port", "0", "--device", "cpu", "--drain-delay", "0.2", *args)
     with log.open("w") as errors:
         process = subprocess.Popen(
-            line, stdout=subprocess.PIPE, stderr=errors, text=True, env={**os.environ, **(environ or {})}
+            line,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, "VITRAL_LOG_LEVEL": "debug", **(environ or {})},
         )
     assert process.stdout is not None
     try:
