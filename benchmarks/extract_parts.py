@@ -14,11 +14,12 @@ from PIL import Image
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import half, image
+from vitral_engine.arrangement import arrange
 from vitral_engine.artifact import open_artifact
 from vitral_engine.device import place
 from vitral_engine.preprocess import Preprocessor
 from vitral_engine.runtime import cpu_count
-from vitral_engine.session import GraphSession, SessionOptions
+from vitral_engine.session import GraphSession
 from vitral_extract import layout, plan
 from vitral_extract.formats import WRITERS
 
@@ -140,8 +141,9 @@ class Parts:
 
 
 def _session(file: Path, graph: pb.Graph, spec: pb.ModelSpec, threads: int) -> GraphSession:
-    options = SessionOptions(threads=threads, share_weights=len(spec.graphs) > 1)
-    return GraphSession(file, graph, spec, placement=place("cpu"), options=options)
+    placement = place("cpu")
+    options = arrange(placement, threads=threads).options(first=graph == spec.graphs[0])
+    return GraphSession(file, graph, spec, placement=placement, options=options)
 
 
 class _Clock:

@@ -11,6 +11,7 @@ import pytest
 import vitral_engine
 from vitral.errors import InvalidArgumentError
 from vitral_engine import device
+from vitral_engine.arrangement import arrange
 from vitral_engine.artifact import open_artifact
 from vitral_engine.engine import Model
 from vitral_engine.image import MAX_PIXELS
@@ -27,8 +28,8 @@ STAGING = Staging(max_batch=8, instances=2)
 
 def _open(folder: Path, cache: Path) -> Model:
     placement = device.place("tensorrt", cache=cache)
-    found = open_artifact(folder)
-    return Model(found, placement, threads=0, max_pixels=MAX_PIXELS, staging=STAGING)
+    found, cores = open_artifact(folder), arrange(placement, threads=0, runs=STAGING.instances)
+    return Model(found, placement, cores=cores, max_pixels=MAX_PIXELS, staging=STAGING)
 
 
 @pytest.fixture(scope="module")

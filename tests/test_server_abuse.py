@@ -24,6 +24,7 @@ from serving import Running, running
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral.v1.embedding_service_pb2_grpc import EmbeddingServiceStub
+from vitral_engine.artifact import open_artifact
 from vitral_server.health import Servicer
 
 JPEG = photographs.ROCKET.read_bytes()
@@ -127,6 +128,21 @@ def test_sides_are_limited(channel: grpc.Channel, shape: tuple[int, ...]) -> Non
     items = [pb.Item(encoded=out.getvalue()), pb.Item(pixels=tensor), GOOD]
     reply = EmbeddingServiceStub(channel).Embed(pb.EmbedRequest(items=items), timeout=5)
     assert [result.error.reason for result in reply.results] == ["too_many_pixels", "too_many_pixels", ""]
+
+
+def test_the_limit_of_pixels_holds_for_those_that_need_no_resize(small_repo: Path, tmp_path: Path) -> None:
+    size = open_artifact(small_repo / "tiny").spec.preprocessing.size
+    height, width = size.height, size.width
+    tensor = tensor_pb2.Tensor(dtype=UINT8, shape=(height, width, 3), data=bytes(height * width * 3))
+    limit = str(height * width - 1)
+    with (
+        running(small_repo, "--max-image-pixels", limit, log=tmp_path / "log") as server,
+        grpc.insecure_channel(server.address) as channel,
+    ):
+        reply = EmbeddingServiceStub(channel).Embed(
+            pb.EmbedRequest(items=[pb.Item(pixels=tensor)]), timeout=5
+        )
+    assert f"over the limit of {limit} pixels" in reply.results[0].error.message
 
 
 @pytest.mark.parametrize("kind", ["unknown model", "bad image"])

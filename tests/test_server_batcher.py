@@ -273,8 +273,21 @@ async def test_refused_images_keep_their_place(desk: Desk) -> None:
 async def test_a_picture_past_its_deadline_is_not_even_decoded(desk: Desk) -> None:
     late, _ = desk.request(_row(0), seconds=-1.0)
     feed = Feed(SimpleNamespace(pictures=()), None, late, None)  # type: ignore[arg-type]
+    feed._prepare(0, [Picture(Door.ENCODED, b"never read")])
     with pytest.raises(DeadlineError, match="nobody waits for this image"):
-        feed._row(Picture(Door.ENCODED, b"never read"))
+        await late.future
+
+
+async def test_a_bug_behind_the_last_picture_ends_the_request(desk: Desk) -> None:
+    waiting, _ = desk.request(_row(0))
+    call = SimpleNamespace(pictures=(Picture(Door.ENCODED, ImageError("bad", cause="format")),))
+    engine, behind = SimpleNamespace(intake=None), SimpleNamespace(graph=None)
+    plan = SimpleNamespace(engine=engine, sessions={Door.ENCODED: behind}, doors=None)
+    feed = Feed(call, plan, waiting, SimpleNamespace(alone=True))  # type: ignore[arg-type]
+    feed._left = 1
+    feed._prepare(0, [call.pictures[0]])
+    with pytest.raises(TypeError):
+        await asyncio.wait_for(waiting.future, 5)
 
 
 async def test_messages_of_bad_images_are_cut_in_bytes(desk: Desk) -> None:

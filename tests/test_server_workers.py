@@ -65,7 +65,8 @@ def _ends(*args: str, environ: dict[str, str] | None = None) -> tuple[int, str]:
 def test_two_workers_answer_rightly_and_leave_nothing(small_repo: Path, tmp_path: Path) -> None:
     expected = truth(small_repo, ("tiny",), FILES)
     with running(small_repo, "--workers", "2", log=tmp_path / "log") as server:
-        assert (server.told["workers"], server.told["models"]) == (2, {"tiny": True})
+        told = server.told
+        assert (told["workers"], told["decode"], told["models"]) == (2, "exact", {"tiny": True})
         pids = _pids(server)
         assert sorted(pids) == [1, 2]
         answered: set[int] = set()

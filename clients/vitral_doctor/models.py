@@ -12,10 +12,11 @@ from time import perf_counter
 from vitral import spec as specs
 from vitral.errors import ModelNotFoundError, VitralError
 from vitral_engine import artifact, triton
+from vitral_engine.arrangement import arrange
 from vitral_engine.device import CPU, Placement
 from vitral_engine.engine import Model
 from vitral_engine.image import MAX_PIXELS
-from vitral_engine.session import GraphSession, SessionOptions
+from vitral_engine.session import GraphSession
 
 BATCHES = (1, 8)
 """Batch sizes that are timed."""
@@ -108,7 +109,7 @@ def _examined(
     start = perf_counter()
     found = artifact.open_artifact(folder)
     triton.limits(folder.parent, found.spec)
-    model = Model(found, placement, threads=threads, max_pixels=MAX_PIXELS)
+    model = Model(found, placement, cores=arrange(placement, threads=threads), max_pixels=MAX_PIXELS)
     load_ms = (perf_counter() - start) * 1e3
     model.close()
     spec, replayed = found.spec, model.replayed
@@ -138,7 +139,7 @@ def _speeds(found: artifact.Artifact, placement: Placement, threads: int, until:
     for count in sorted({1, threads} if placement.provider == CPU else {threads}):
         if perf_counter() > until:
             return
-        options = SessionOptions(threads=count, share_weights=len(spec.graphs) > 1)
+        options = arrange(placement, threads=count).options(first=graph == spec.graphs[0])
         file = found.folder / graph.file
         session = GraphSession(file, graph, spec, placement=placement, options=options)
         for batch in BATCHES:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from vitral_engine.placement import CPU, Placement
 from vitral_engine.runtime import cpu_count
 from vitral_engine.session import SessionOptions
-from vitral_engine.staging import Staging
+from vitral_engine.staging import DEFAULT, Staging
 
 _MOST_RUNS = 4
 """Runs at once where nobody says how many: more would leave too few cores to each."""
@@ -32,7 +32,7 @@ class Arrangement:
     runs: int
     crowd: int
 
-    def options(self, *, first: bool, staging: Staging) -> SessionOptions:
+    def options(self, *, first: bool, staging: Staging = DEFAULT) -> SessionOptions:
         """Of one graph.
 
         Args:
@@ -44,12 +44,11 @@ class Arrangement:
             threads=self.threads,
             share_weights=not first,
             crowd=self.crowd,
-            share_crowd=not first,
             staging=staging,
         )
 
 
-def arrange(placement: Placement, *, threads: int, runs: int) -> Arrangement:
+def arrange(placement: Placement, *, threads: int, runs: int = 1) -> Arrangement:
     """The arrangement on this device.
 
     Args:

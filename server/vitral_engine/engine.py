@@ -22,9 +22,10 @@ from vitral.results import Embedding
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import goldens, image
-from vitral_engine.arrangement import arrange
+from vitral_engine.arrangement import Arrangement, arrange
 from vitral_engine.artifact import Artifact, open_artifact
 from vitral_engine.device import Placement, place
+from vitral_engine.half import cast
 from vitral_engine.intake import Intake
 from vitral_engine.preprocess import Preprocessor
 from vitral_engine.replay import ReplayRow, demand, replay_session
@@ -74,10 +75,9 @@ class Model:
         artifact: Artifact,
         placement: Placement,
         *,
-        threads: int,
+        cores: Arrangement,
         max_pixels: int,
         staging: Staging = DEFAULT,
-        runs: int = 1,
         decode: str = decodes.EXACT,
     ) -> None:
         start = perf_counter()
@@ -86,9 +86,8 @@ class Model:
         self.placement = placement
         self.decode = decode
         self.intake = Intake(spec, max_pixels=max_pixels, decode=decode)
-        self.cores = arrange(placement, threads=threads, runs=runs)
         options = {
-            graph.file: self.cores.options(first=position == 0, staging=staging)
+            graph.file: cores.options(first=position == 0, staging=staging)
             for position, graph in enumerate(spec.graphs)
         }
         self.sessions = {
@@ -200,7 +199,8 @@ def open(
     """
     placement = place(device)
     found = open_artifact(Path(path))
-    return Model(found, placement, threads=threads, max_pixels=max_pixels, staging=staging, decode=decode)
+    cores = arrange(placement, threads=threads)
+    return Model(found, placement, cores=cores, max_pixels=max_pixels, staging=staging, decode=decode)
 
 
 def _run(
@@ -210,14 +210,20 @@ def _run(
     for start in range(0, len(rows), _BATCH):
         part = rows[start : start + _BATCH]
         with session.lease(_BATCH) as buffers:
-            for slot, row in zip(buffers.input, part, strict=False):
-                np.copyto(slot, row, casting="no")
+            for place, row in enumerate(part):
+                buffers.fill(place, row)
             session.run_bound(buffers, len(part))
-            # Copies: the buffers go back to their owner, the results to the caller.
             results += [
-                {name: buffers.outputs[name][i].astype(dtype) for name in names} for i in range(len(part))
+                {name: _copy(buffers.outputs[name][i], dtype) for name in names} for i in range(len(part))
             ]
     return results
+
+
+def _copy(source: Array, dtype: np.dtype[Any]) -> Array:
+    """The buffers go back to their owner, the results to the caller."""
+    made = np.empty(source.shape, dtype)
+    cast(source, made)
+    return made
 
 
 def _replay(

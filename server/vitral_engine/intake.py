@@ -102,17 +102,11 @@ class Intake:
             raise ImageError(message, cause="too_many_pixels")
         return self._resized(preprocessor, np.ascontiguousarray(array), graph, decode_ms=0.0)
 
-    def unresized(self, array: NDArray[Any], graph: pb.Graph) -> Row | None:
-        """A row of pixels that are what the graph takes, at no cost; None where there is something to do.
-
-        Raises:
-            InvalidArgumentError: the model takes `prepared` only.
-        """
-        preprocessor = self._require()
-        fits = array.dtype == np.uint8 and array.ndim == 3 and array.shape[2] == 3 and graph.input.folded
-        if fits and array.flags.c_contiguous and preprocessor.keeps(array.shape[0], array.shape[1]):
-            return Row(array)
-        return None
+    def keeps(self, array: NDArray[Any], graph: pb.Graph) -> bool:
+        """Whether `pixels` costs nothing for these: the graph takes them as they are, or they are refused."""
+        if self._preprocessor is None or array.ndim != 3:
+            return True
+        return graph.input.folded and self._preprocessor.keeps(array.shape[0], array.shape[1])
 
     def prepared(self, array: NDArray[Any]) -> Row:
         """A row of the model's own float input, taken as it is.

@@ -8,7 +8,7 @@ never used again.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,7 +18,7 @@ import numpy as np
 import onnxruntime as ort
 
 from vitral.errors import ArtifactError
-from vitral.tensors import Array, numpy_dtype
+from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import staged
 from vitral_engine.buffers import Buffers
@@ -46,8 +46,8 @@ class SessionOptions:
         threads: intra-op threads; 0 for every core this process may use.
         level: graph optimisation level, a key of `LEVELS`.
         share_weights: keep the weights as mapped from the shared file, without a prepacked copy.
-        crowd: intra-op threads of a second session, for runs beside others; 0: there is none.
-        share_crowd: the same as `share_weights`, of that session.
+        crowd: intra-op threads of a second session, for runs beside others; 0: there is none. Where batches
+            are staged there never is: lanes take turns.
         staging: how batches get to a device.
     """
 
@@ -55,7 +55,6 @@ class SessionOptions:
     level: str = "all"
     share_weights: bool = False
     crowd: int = 0
-    share_crowd: bool = False
     staging: Staging = DEFAULT
 
 
@@ -77,19 +76,20 @@ class GraphSession:
     ) -> None:
         self.graph = graph
         self.placement = placement
-        self._outputs = {item.name: item for item in spec.outputs if item.name in graph.outputs}
+        outputs = [item for item in spec.outputs if item.name in graph.outputs]
+        self._signature = staged.signature_of(graph.input, outputs)
         options = options or SessionOptions()
         staging = options.staging
         fit = staged.fitted(placement, staging, spec, graph, level=options.level)
         self._session = _open(file, fit, options)
-        self._check(file)
-        self._crowd = self._session
-        if options.crowd:
-            beside = replace(options, threads=options.crowd, share_weights=options.share_crowd)
-            self._crowd = _open(file, fit, beside)
-        signature = staged.signature_of(graph.input, self._outputs.values())
+        self._check(file, outputs)
         another = partial(_open, file, fit, options)
-        self.stage = staged.stage_of(placement, staging, signature, first=self._session, another=another)
+        self.stage = staged.stage_of(
+            placement, staging, self._signature, first=self._session, another=another
+        )
+        self._crowd = self._session
+        if options.crowd and self.stage is None:
+            self._crowd = _open(file, fit, replace(options, threads=options.crowd))
         self._free: list[Buffers] = []
         self._lock = threading.Lock()
 
@@ -136,13 +136,9 @@ class GraphSession:
         """Buffers for batches of up to `rows`."""
         if self.stage is not None:
             return self.stage.allocate(rows)
-        taken = self.graph.input
-        shape = (rows, *(axis.size for axis in taken.axes[1:]))
-        outputs = {
-            name: np.empty((rows, *(axis.size for axis in item.axes[1:])), numpy_dtype(item.dtype))
-            for name, item in self._outputs.items()
-        }
-        return Buffers(np.zeros(shape, numpy_dtype(taken.dtype)), outputs)
+        taken, given = self._signature.input, self._signature.outputs
+        outputs = {slot.name: np.empty(slot.shape(rows), slot.dtype) for slot in given}
+        return Buffers(np.zeros(taken.shape(rows), taken.dtype), outputs)
 
     @contextmanager
     def lease(self, rows: int) -> Iterator[Buffers]:
@@ -171,7 +167,8 @@ class GraphSession:
         """Batch sizes to which smaller batches are padded; empty where each runs at its own."""
         return self.stage.buckets.sizes if self.stage is not None else ()
 
-    def _check(self, file: Path) -> None:
+    def _check(self, file: Path, outputs: Sequence[pb.Output]) -> None:
+        axes_of = {self.graph.input.name: self.graph.input.axes} | {item.name: item.axes for item in outputs}
         names = [item.name for item in self._session.get_inputs()]
         if names != [self.graph.input.name]:
             raise ArtifactError(f"{file.name} takes {names}, its manifest says {self.graph.input.name}")
@@ -179,8 +176,7 @@ class GraphSession:
         if given != list(self.graph.outputs):
             raise ArtifactError(f"{file.name} gives {given}, its manifest says {list(self.graph.outputs)}")
         for item in self._session.get_inputs() + self._session.get_outputs():
-            axes = self.graph.input.axes if item.name in names else self._outputs[item.name].axes
-            said = tuple(axis.size or None for axis in axes)
+            said = tuple(axis.size or None for axis in axes_of[item.name])
             real = tuple(size if isinstance(size, int) else None for size in item.shape)
             if said != real:
                 raise ArtifactError(f"{file.name}: {item.name} has shape {real}, its manifest says {said}")

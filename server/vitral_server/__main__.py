@@ -7,7 +7,6 @@ import sys
 from collections.abc import Sequence
 
 from vitral.errors import DeviceError, InvalidArgumentError, VitralError
-from vitral.heap import settle
 from vitral_engine.runtime import require
 from vitral_server import heap
 from vitral_server.ending import end
@@ -16,7 +15,6 @@ from vitral_server.ending import end
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs the server until SIGTERM or SIGINT; 0 after a clean end, 1 on failure, 2 on wrong usage."""
     heap.share()
-    settle()
     try:
         require()
     except DeviceError as error:

@@ -43,10 +43,12 @@ class Feed:
         Raises:
             VitralError: the request as a whole cannot be answered.
         """
-        if size <= _AT_ONCE:
-            for index, picture in enumerate(self._pictures):
-                self._rows[index] = self._at_once(picture)
-        slow = [index for index, row in enumerate(self._rows) if row is None]
+        slow = []
+        for index, picture in enumerate(self._pictures):
+            if size <= _AT_ONCE and self._is_ready(picture):
+                self._rows[index] = self._row(picture)
+            else:
+                slow.append(index)
         if not slow:
             self._submit(here=False)
             return
@@ -69,42 +71,32 @@ class Feed:
         cell.clear()
         self._permit.end()
 
-    def _at_once(self, picture: Picture) -> Row | ImageError | None:
-        if isinstance(picture.content, ImageError):
-            return picture.content
-        if isinstance(picture.content, bytes):
-            return None
-        intake, graph = self._plan.engine.intake, self._plan.sessions[picture.door].graph
-        try:
-            if picture.door is Door.PREPARED:
-                return intake.prepared(picture.content)
-            return intake.unresized(picture.content, graph)
-        except ImageError as error:
-            return _bare(error)
+    def _is_ready(self, picture: Picture) -> bool:
+        """Whether there is nothing to decode or to resize."""
+        content = picture.content
+        if isinstance(content, ImageError) or picture.door is Door.PREPARED:
+            return True
+        graph = self._plan.sessions[picture.door].graph
+        return not isinstance(content, bytes) and self._plan.engine.intake.keeps(content, graph)
 
     def _prepare(self, index: int, cell: list[Picture]) -> None:
         """Decodes and preprocesses one picture, in a pool thread; nothing for callers that are gone."""
         try:
+            if self._assembly.gone or monotonic() > self._assembly.deadline:
+                raise DeadlineError("nobody waits for this image any more")
             row = self._row(cell[0])
+            with self._lock:
+                self._rows[index] = row
+                self._left -= 1
+                last = self._left == 0
+            if last:
+                self._submit(here=True)
         except Exception as error:  # reaches the handler, which knows what to say
             if isinstance(error, VitralError):
                 error.__traceback__ = None  # it holds this frame
             self._assembly.fail(error)
-            return
-        with self._lock:
-            self._rows[index] = row
-            self._left -= 1
-            last = self._left == 0
-        if last:
-            try:
-                self._submit(here=True)
-            except VitralError as error:
-                error.__traceback__ = None
-                self._assembly.fail(error)
 
     def _row(self, picture: Picture) -> Row | ImageError:
-        if self._assembly.gone or monotonic() > self._assembly.deadline:
-            raise DeadlineError("nobody waits for this image any more")
         content, graph = picture.content, self._plan.sessions[picture.door].graph
         intake = self._plan.engine.intake
         try:
@@ -116,7 +108,9 @@ class Feed:
                 return intake.pixels(content, graph)
             return intake.prepared(content)
         except ImageError as error:
-            return _bare(error)
+            # Its traceback holds this frame, and so the whole request, in a cycle.
+            error.__traceback__ = error.__cause__ = error.__context__ = None
+            return error
 
     def _submit(self, *, here: bool) -> None:
         """Queues every row.
@@ -140,9 +134,3 @@ class Feed:
         self._rows = []
         for door, queued in tickets.items():
             plan.served.batcher_of(plan.sessions[door]).submit(queued, here=here)
-
-
-def _bare(error: ImageError) -> ImageError:
-    """The error without its traceback, which holds a frame, and so the whole request, in a cycle."""
-    error.__traceback__ = error.__cause__ = error.__context__ = None
-    return error

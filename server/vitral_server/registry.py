@@ -170,18 +170,16 @@ def _open(folder: Path, version: str, config: ServerConfig, placement: Placement
     taken = limits(folder, found.spec)
     if taken.ignored:
         log.info("config.pbtxt: fields ignored", extra={"model": folder.name, "fields": list(taken.ignored)})
-    instances = config.instances or taken.instances
-    cores = arrange(placement, threads=config.threads, runs=instances)
+    cores = arrange(placement, threads=config.threads, runs=config.instances or taken.instances)
     most = CPU_BATCH if placement.provider == CPU else taken.max_batch_size
     max_batch = config.max_batch_size or min(taken.max_batch_size, most)
     staging = Staging(config.batch_buckets, config.cuda_graphs == "on", cores.runs, max_batch)
     engine = Model(
         found,
         placement,
-        threads=config.threads,
+        cores=cores,
         max_pixels=config.max_image_pixels,
         staging=staging,
-        runs=instances,
         decode=config.decode,
     )
     engine.warm(max_batch)

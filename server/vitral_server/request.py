@@ -26,7 +26,6 @@ def parse(message: bytes, *, max_items: int, memory: Memory) -> EmbedCall:
     Raises:
         InvalidArgumentError: it is malformed or empty.
         RegionError: it names shared memory that is not the caller's to name.
-        UnsupportedError: it asks for what this server does not have yet; the message names it.
     """
     # An item has at most one payload; the few other fields may stand there once.
     header, payloads = framing.split(message, max_fields=2 * max_items + _MAX_OUTPUTS + 16)

@@ -113,6 +113,7 @@ class Workers:
             address=word["address"],
             device=word["device"],
             provider=word["provider"],
+            decode=word["decode"],
             models={name: all(one["models"].get(name) for one in every) for name in word["models"]},
             start_ms=round((perf_counter() - self._start) * 1e3),
             workers=len(every),
