@@ -106,7 +106,7 @@ _HELP = {
     "decode": "exact, or fast: large JPEGs at a fraction of their sides, with slightly other pixels",
     "decode_threads": "threads that decode and resize; 0 for one a core",
     "instances": "concurrent runs; on a GPU each has its own session; 0: what config.pbtxt says, or as fits",
-    "max_batch_size": "largest batch; 0 for what config.pbtxt says",
+    "max_batch_size": "largest batch; 0 for what config.pbtxt says, on a CPU at most 8",
     "batch_buckets": "auto, on or off: pad batches to 1, 2, 4, 8 and so on (auto: on a GPU)",
     "cuda_graphs": "on or off: one captured CUDA graph for each bucket; needs device cuda",
     "tensorrt_cache": "folder of TensorRT's engines; empty for vitral/tensorrt in the user's cache",
