@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 
@@ -22,6 +23,7 @@ from vitral_extract.settings import Settings
 from vitral_extract.shard import DATA, Committed, Shard
 from vitral_extract.stages import Stages
 from vitral_extract.tally import Tally
+from vitral_extract.thread import Thread
 
 _BUFFERS = 2
 """Shards in memory: one is filled while the other is written."""
@@ -99,24 +101,24 @@ class Work:
             BaseException: what ended it early. Shards that were finished stay.
         """
         workers = [
-            threading.Thread(target=self._guarded, args=(self._work,), name=f"extract-{index}")
+            Thread(partial(self._guarded, self._work), name=f"extract-{index}")
             for index in range(self._embedder.workers)
         ]
-        writer = threading.Thread(target=self._guarded, args=(self._write,), name="extract-writer")
+        writer = Thread(partial(self._guarded, self._write), name="extract-writer")
         for thread in (*workers, writer):
             thread.start()
         try:
             for thread in workers:
-                _join(thread, watch, every)
+                _wait(thread, watch, every)
             self._full.put(None)
-            _join(writer, watch, every)
+            _wait(writer, watch, every)
         except BaseException as error:  # Ctrl-C, as a rule: what is open is given up, what is done stays
             self._end(error)
             self._embedder.close()  # or calls under way would be waited for
             raise
         finally:
             for thread in (*workers, writer):
-                thread.join()
+                thread.wait()
         if self._failure is not None:
             raise self._failure
         watch()
@@ -209,7 +211,6 @@ class Work:
             self.stages.add("write", perf_counter() - start)
 
 
-def _join(thread: threading.Thread, watch: Callable[[], None], every: float) -> None:
-    while thread.is_alive():
-        thread.join(every)
+def _wait(thread: Thread, watch: Callable[[], None], every: float) -> None:
+    while not thread.wait(every):
         watch()
