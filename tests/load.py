@@ -118,7 +118,8 @@ class Load:
     async def _leave(self, client: AsyncClient, model: str, dice: random.Random) -> None:
         call = asyncio.create_task(client.embed([self.files[0]] * LEAVING_SENDS, model=model))
         await asyncio.sleep(dice.uniform(0, 0.06))
-        call.cancel()
+        if not self.server_leaves:  # or it would leave before its retries are used up, again and again
+            call.cancel()
         await asyncio.wait([call])
         if not call.cancelled():
             call.result()

@@ -26,6 +26,7 @@ from vitral_server.port import bracketed, refusal
 from vitral_server.regions import Regions
 from vitral_server.registry import Registry, load
 from vitral_server.service import NAME, EmbeddingService
+from vitral_server.unix import bound
 
 log = logging.getLogger(__name__)
 
@@ -51,10 +52,15 @@ async def serve(config: ServerConfig) -> None:
         VitralError: the port is taken, the device does not work, or a named model cannot be opened.
     """
     start = perf_counter()
-    stop = asked()
     # Two servers on one port must not share it unnoticed; the workers of one server do, knowingly.
     server = aio.server(options=(*_OPTIONS, ("grpc.so_reuseport", int(config.workers > 1))))
     port = 0 if config.workers > 1 else _bind(server, config)
+    with bound(server, config.unix_socket) as local:
+        await _serve(server, config, port=port, local=local, start=start)
+
+
+async def _serve(server: aio.Server, config: ServerConfig, *, port: int, local: str, start: float) -> None:
+    stop = asked()
     loading = asyncio.get_running_loop().run_in_executor(_threads(1, "load"), _load, config)
     if not await _before(stop, loading):
         log.info("stopped while loading")
@@ -69,7 +75,8 @@ async def serve(config: ServerConfig) -> None:
     # A worker's port is held for it: bound this late, no connection has to wait for the load.
     port = port or _bind(server, config)
     await server.start()
-    _announce(config, placement, registry, port, start)
+    address = f"{bracketed(config.host)}:{port}"
+    _announce(config, placement, registry, (address, local), start)
     await stop.wait()
     await _leave(server, admission, health, config)
     pool.shutdown(wait=False, cancel_futures=True)
@@ -125,11 +132,17 @@ def _bind(server: aio.Server, config: ServerConfig) -> int:
 
 
 def _announce(
-    config: ServerConfig, placement: Placement, registry: Registry, port: int, start: float
+    config: ServerConfig,
+    placement: Placement,
+    registry: Registry,
+    addresses: tuple[str, str],
+    start: float,
 ) -> None:
+    address, local = addresses
     announce(
         "serving",
-        address=f"{bracketed(config.host)}:{port}",
+        address=address,
+        **({"unix_socket": local} if local else {}),
         device=placement.device,
         provider=placement.provider,
         decode=config.decode,

@@ -60,6 +60,7 @@ class ServerConfig:
     repo: Path
     host: str = "127.0.0.1"
     port: int = 50051
+    unix_socket: str = ""
     workers: int = 1
     device: str = "auto"
     models: tuple[str, ...] = ()
@@ -88,6 +89,10 @@ class ServerConfig:
             value = getattr(self, name)
             if not low <= value <= high:  # NaN is in no range
                 raise InvalidArgumentError(f"{name} is {value}; it must be from {low} to {high}")
+        if self.unix_socket and self.workers > 1:
+            raise InvalidArgumentError(
+                f"unix_socket with {self.workers} workers: only one process can listen there"
+            )
         if not self.host:
             raise InvalidArgumentError("host is empty; 0.0.0.0 listens on every address")
         for name, known in _WORDS.items():
@@ -99,6 +104,7 @@ _HELP = {
     "repo": "model repository: a folder of NAME/VERSION folders",
     "host": "address to listen on",
     "port": "TCP port; 0 picks a free one",
+    "unix_socket": "listen on this path too, for callers on the same machine; not with several workers",
     "workers": "server processes behind the port; each answers whole connections (above 1: Linux only)",
     "device": "auto, cpu, cuda[:N] or tensorrt[:N]",
     "models": "serve this model, and fail to start without it; may be repeated (default: all there are)",

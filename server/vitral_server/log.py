@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _REASON = 500
 """Most characters of an error in a request's line: a caller's own words may be in it."""
 
+_PACKAGES = ("vitral", "vitral_engine", "vitral_server")
+
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
 
@@ -93,11 +95,18 @@ def request_line(event: str, **fields: Any) -> Iterator[RequestLine]:
 
 
 def configure(level: str, *, worker: int = 0) -> None:
-    """Sends every record to standard error as JSON, with the worker's number where there are several."""
+    """Sends records to standard error as JSON, with the worker's number where there are several.
+
+    The level is for vitral's own records. Those of its libraries are written from info on: grpc writes its
+    debugging while it holds a lock that a garbage collection, within another thread's record, waits for.
+    """
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter(worker))
     handler.addFilter(_wanted)
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    own = logging.getLevelNamesMapping()[level.upper()]
+    logging.basicConfig(level=max(own, logging.INFO), handlers=[handler], force=True)
+    for package in _PACKAGES:
+        logging.getLogger(package).setLevel(own)
 
 
 def announce(event: str, **fields: Any) -> None:
