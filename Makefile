@@ -30,12 +30,16 @@ PEERS_PINS := benchmarks/serving/peers/constraints.txt
 # The released contract: `.venv/bin/buf build -o protos/vitral-v1.binpb`, run once at the first release and checked in.
 RELEASED := protos/vitral-v1.binpb
 
+ANSWERS := $(addprefix tests/test_,engine_image.py engine_open.py engine_preprocess.py engine_session.py \
+	engine_half.py served_decode.py served_models.py served_selection.py server_embed.py server_images.py \
+	client_parts.py client_shared.py client_stream.py extract_run.py)
+
 define need_python
 @test -n "$(PYTHON)" || { echo "vitral needs Python 3.11 or newer, and none of $(CANDIDATES) is; \
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo export serve test test-gpu test-kill lint proto proto-check golden-torchvision \
+.PHONY: help setup demo export serve test test-gpu test-kill test-slow-paths lint proto proto-check golden-torchvision \
 	bench bench-full bench-extract bench-extract-many bench-gpu bench-peers clean
 
 help: ## Show this list
@@ -76,6 +80,12 @@ test: lint proto-check ## Run lint, the stale-proto check and all tests (ARGS="-
 
 test-kill: $(READY) ## Kill `vitral extract` at a hundred random moments and at each step, and resume it
 	@VITRAL_KILLS=100 $(BIN)/python -m pytest tests/test_extract_kill.py $(ARGS)
+
+test-slow-paths: $(READY) ## Run the tests of answers once for each fast path, without it (a quarter of an hour)
+	@for path in $$($(BIN)/python tests/slow_paths.py); do \
+		echo "without the fast path beside: $$path"; \
+		VITRAL_TEST_SLOW_PATH=$$path $(BIN)/python -m pytest -q $(ANSWERS) $(ARGS) || exit 1; \
+	done
 
 test-gpu: $(READY) ## Run the tests that need a GPU, or say what is missing (RUNTIME=cuda brings CUDA and cuDNN)
 	@$(BIN)/python tools/need_gpu.py

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import slow_paths
 
 from vitral_export.cli import main
 
@@ -27,6 +29,8 @@ def pytest_configure() -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    if name := os.environ.get(slow_paths.VARIABLE):
+        slow_paths.PATHS[name]()
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import slow_paths
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Running:
 
 def command(*args: str) -> list[str]:
     """The command line of a server."""
-    return [sys.executable, "-m", "vitral_server", *args]
+    return [*slow_paths.command(), *args]
 
 
 @contextmanager
