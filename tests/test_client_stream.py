@@ -86,7 +86,14 @@ async def test_nothing_in_nothing_out_and_nothing_sent(wire: Wire, clients: list
 async def test_the_input_is_never_pulled_further_ahead_than_the_bound(
     wire: Wire, clients: list[Stream]
 ) -> None:
+    def when_four_have_come(_: pb.EmbedRequest, __: Any) -> None:
+        until = time.monotonic() + 5
+        while len(wire.requests) < 4 and time.monotonic() < until:
+            time.sleep(0.002)
+
+    wire.on_embed = when_four_have_come  # type: ignore[assignment]
     for stream in clients:
+        wire.requests.clear()
         pulled = given = 0
         ahead = []
 
