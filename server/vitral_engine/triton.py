@@ -53,6 +53,11 @@ class Limits:
 
 def config_text(spec: pb.ModelSpec, *, max_batch_size: int = MAX_BATCH_SIZE) -> str:
     """config.pbtxt for the float32 graph of this spec."""
+    return str(text_format.MessageToString(fresh(spec, max_batch_size=max_batch_size)))
+
+
+def fresh(spec: pb.ModelSpec, *, max_batch_size: int = MAX_BATCH_SIZE) -> Any:
+    """The same as a `ModelConfig`."""
     graph = specs.float_graph(spec)
     config = _message()
     config.name, config.backend, config.max_batch_size = spec.name, "onnxruntime", max_batch_size
@@ -62,7 +67,7 @@ def config_text(spec: pb.ModelSpec, *, max_batch_size: int = MAX_BATCH_SIZE) -> 
         item = specs.output(spec, name)
         _tensor(config.output.add(), name, item.dtype, item.axes)
     config.dynamic_batching.SetInParent()
-    return str(text_format.MessageToString(config))
+    return config
 
 
 def limits(model_folder: Path, spec: pb.ModelSpec) -> Limits:
@@ -71,14 +76,10 @@ def limits(model_folder: Path, spec: pb.ModelSpec) -> Limits:
     Raises:
         ArtifactError: it cannot be read, or names, types or dims contradict the manifest.
     """
-    file = model_folder / CONFIG
-    if not file.exists():
+    if not (model_folder / CONFIG).exists():
         return Limits()
-    try:
-        config = text_format.Parse(file.read_text(encoding="utf-8"), _message())
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{spec.name}/{CONFIG} cannot be read: {error}") from None
-    _check(config, text_format.Parse(config_text(spec), _message()))
+    config = read(model_folder, spec)
+    _check(config, fresh(spec))
     if config.max_batch_size < 1:
         raise ArtifactError(
             f"{spec.name}/{CONFIG}: max_batch_size {config.max_batch_size}; at least 1 is needed"
@@ -89,6 +90,21 @@ def limits(model_folder: Path, spec: pb.ModelSpec) -> Limits:
         max_queue=config.dynamic_batching.default_queue_policy.max_queue_size,
         ignored=tuple(_ignored(config, "")),
     )
+
+
+def read(model_folder: Path, spec: pb.ModelSpec) -> Any:
+    """The `ModelConfig` in config.pbtxt, or in its absence the one a fresh export has.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    file = model_folder / CONFIG
+    if not file.exists():
+        return fresh(spec)
+    try:
+        return text_format.Parse(file.read_text(encoding="utf-8"), _message())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{spec.name}/{CONFIG} cannot be read: {error}") from None
 
 
 def _check(config: Any, expected: Any) -> None:
