@@ -27,6 +27,7 @@ MAX_BATCH_SIZE = 32
 _TYPES: dict[int, str] = {
     tensor_pb2.DATA_TYPE_FLOAT32: "TYPE_FP32",
     tensor_pb2.DATA_TYPE_FLOAT16: "TYPE_FP16",
+    tensor_pb2.DATA_TYPE_BFLOAT16: "TYPE_BF16",
     tensor_pb2.DATA_TYPE_UINT8: "TYPE_UINT8",
     tensor_pb2.DATA_TYPE_INT64: "TYPE_INT64",
 }
@@ -52,13 +53,13 @@ class Limits:
 
 
 def config_text(spec: pb.ModelSpec, *, max_batch_size: int = MAX_BATCH_SIZE) -> str:
-    """config.pbtxt for the float32 graph of this spec."""
+    """config.pbtxt for the plain graph of this spec."""
     return str(text_format.MessageToString(fresh(spec, max_batch_size=max_batch_size)))
 
 
 def fresh(spec: pb.ModelSpec, *, max_batch_size: int = MAX_BATCH_SIZE) -> Any:
     """The same as a `ModelConfig`."""
-    graph = specs.float_graph(spec)
+    graph = specs.plain_graph(spec)
     config = _message()
     config.name, config.backend, config.max_batch_size = spec.name, "onnxruntime", max_batch_size
     config.default_model_filename = graph.file

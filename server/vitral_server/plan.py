@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vitral import selection, sizes
+from vitral import spec as specs
 from vitral.errors import FingerprintMismatchError, InvalidArgumentError, TooLargeError
 from vitral.limits import MAX_MESSAGE_BYTES
 from vitral.selection import Part
@@ -44,7 +45,9 @@ def plan(call: EmbedCall, registry: Registry) -> Plan:
         VitralError: it cannot be answered.
     """
     served, engine = registry.engine_of(call.model, call.version)
-    return fit(call, served, engine)
+    needed = fit(call, served, engine)
+    specs.demand_numbers(engine.spec, [part.name for part in needed.wanted])
+    return needed
 
 
 def fit(call: EmbedCall, served: Served, engine: Model) -> Plan:
