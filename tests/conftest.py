@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 import slow_paths
+from serving import Running, running
 
 from vitral_export.cli import main
 
@@ -82,3 +83,10 @@ def refusal(small_repo: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str])
         return found.err
 
     return said
+
+
+@pytest.fixture(scope="session")
+def kserve_server(preset_repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A server on every preset, for callers of the KServe protocol."""
+    with running(preset_repo, log=tmp_path_factory.mktemp("kserve") / "server.log") as server:
+        yield server

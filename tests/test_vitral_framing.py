@@ -9,6 +9,7 @@ import random
 import numpy as np
 import pytest
 from google.protobuf.message import DecodeError
+from tritonclient.grpc import service_pb2
 
 from vitral import framing
 from vitral.errors import InvalidArgumentError
@@ -138,3 +139,23 @@ def test_cut_and_garbled_messages_never_do_worse_than_refuse(seed: int) -> None:
         if truth is not None:
             assert [bytes(payload) for payload in payloads] == list(truth.payloads)
             assert ours.SerializeToString() == _without_payloads(truth).SerializeToString()
+
+
+@pytest.mark.parametrize("sizes", [[], [0], [127, 128, 70_000]])
+def test_a_message_within_another_is_framed_without_a_copy_of_it(sizes: list[int]) -> None:
+    rows = [np.arange(size, dtype=np.uint8) for size in sizes]
+    inner = service_pb2.ModelInferResponse(model_name="vit", id="7")
+    header = framing.nested(inner.SerializeToString(), sizes, within=2)
+    payloads: list[list[framing.Buffer]] = [[row[: row.size // 2], row[row.size // 2 :]] for row in rows]
+    inner.raw_output_contents.extend(row.tobytes() for row in rows)
+    outer = service_pb2.ModelStreamInferResponse(infer_response=inner)
+    assert framing.join(header, payloads, field=6) == outer.SerializeToString()
+
+
+def test_payloads_of_another_field_are_split_off() -> None:
+    request = service_pb2.ModelInferRequest(model_name="vit", raw_input_contents=[b"ab", b"", b"c"])
+    request.parameters["timeout"].int64_param = 5
+    header, payloads = framing.split(request.SerializeToString(), field=7)
+    assert [bytes(payload) for payload in payloads] == [b"ab", b"", b"c"]
+    del request.raw_input_contents[:]
+    assert service_pb2.ModelInferRequest.FromString(header) == request

@@ -2,7 +2,8 @@
 
 A message with tensors is a small header, an ordinary protobuf message, followed by `payloads`: field 15,
 length-delimited, one for each tensor. Writing is one join; reading is a walk over the top level that returns
-views. Both the request and the reply are framed this way, and a reader accepts any field order.
+views. Both the request and the reply are framed this way, and a reader accepts any field order. KServe's
+messages are of the same form, with other field numbers.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from numpy.typing import NDArray
 from vitral.errors import InvalidArgumentError
 
 PAYLOAD_FIELD = 15
-_PAYLOAD_TAG = bytes([PAYLOAD_FIELD << 3 | 2])
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 
 
@@ -23,13 +23,28 @@ Buffer: TypeAlias = bytes | memoryview | NDArray[Any]
 """Anything with contiguous bytes."""
 
 
-def join(header: bytes, payloads: Iterable[Buffer]) -> bytes:
-    """The message of this header and these payloads: the one copy of the payload bytes."""
-    parts: list[Any] = [header]
+def join(header: bytes, payloads: Iterable[Buffer | list[Buffer]], *, field: int = PAYLOAD_FIELD) -> bytes:
+    """The message of this header and these payloads: the one copy of the payload bytes.
+
+    Args:
+        header: everything else.
+        payloads: each one buffer, or the buffers that follow each other in it.
+        field: number of the payloads' field, at most 15.
+    """
+    tag, parts = _tag(field), [header]
     for payload in payloads:
-        size = len(payload) if isinstance(payload, bytes) else payload.nbytes
-        parts += (_PAYLOAD_TAG + _varint(size), payload)
+        pieces: list[Any] = payload if isinstance(payload, list) else [payload]
+        parts.append(tag + _varint(sum(map(_size, pieces))))
+        parts += pieces
     return b"".join(parts)
+
+
+def nested(header: bytes, payloads: Iterable[int], *, within: int) -> bytes:
+    """The header of a message with payloads of these lengths that is itself field `within` of another.
+
+    What `join` makes of it is the outer message.
+    """
+    return _tag(within) + _varint(framed_bytes(len(header), payloads)) + header
 
 
 def framed_bytes(header: int, payloads: Iterable[int]) -> int:
@@ -37,12 +52,15 @@ def framed_bytes(header: int, payloads: Iterable[int]) -> int:
     return header + sum(1 + len(_varint(size)) + size for size in payloads)
 
 
-def split(message: bytes, *, max_fields: int | None = None) -> tuple[bytes, list[memoryview]]:
+def split(
+    message: bytes, *, max_fields: int | None = None, field: int = PAYLOAD_FIELD
+) -> tuple[bytes, list[memoryview]]:
     """The header, and a view of each payload in order.
 
     Args:
         message: a whole message.
         max_fields: most top-level fields; a message of a stranger may hold millions of empty ones.
+        field: number of the payloads' field.
 
     Raises:
         InvalidArgumentError: the bytes are no protobuf message, or it has too many fields.
@@ -59,7 +77,7 @@ def split(message: bytes, *, max_fields: int | None = None) -> tuple[bytes, list
         if wire == _BYTES:
             size, at = _read_varint(message, at)
             at += size
-            if tag >> 3 == PAYLOAD_FIELD and at <= end:
+            if tag >> 3 == field and at <= end:
                 header.append(whole[kept:start])
                 payloads.append(whole[at - size : at])
                 kept = at
@@ -74,6 +92,14 @@ def split(message: bytes, *, max_fields: int | None = None) -> tuple[bytes, list
     if not payloads:
         return message, payloads
     return b"".join([*header, whole[kept:]]), payloads
+
+
+def _tag(field: int) -> bytes:
+    return bytes([field << 3 | _BYTES])
+
+
+def _size(piece: Any) -> int:
+    return len(piece) if isinstance(piece, bytes) else int(piece.nbytes)
 
 
 def _varint(value: int) -> bytes:

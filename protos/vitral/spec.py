@@ -12,7 +12,7 @@ from typing import Any
 
 from google.protobuf import json_format
 
-from vitral.errors import ArtifactError, InvalidArgumentError
+from vitral.errors import ArtifactError, InvalidArgumentError, UnsupportedError
 from vitral.limits import SCHEMA
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
@@ -96,6 +96,18 @@ def output(spec: pb.ModelSpec, name: str) -> pb.Output:
     raise InvalidArgumentError(f"model {spec.name} has no output {name!r}; it has {names}")
 
 
+def demand_numbers(spec: pb.ModelSpec, names: Sequence[str]) -> None:
+    """Refuses outputs that a graph gives as bfloat16, which NumPy cannot compute with.
+
+    Raises:
+        UnsupportedError: with the first of them.
+    """
+    for item in spec.outputs:
+        if item.dtype == tensor_pb2.DATA_TYPE_BFLOAT16 and item.name in names:
+            told = f"output {item.name} of model {spec.name} is bfloat16 in the graph"
+            raise UnsupportedError(f"{told}: only ModelInfer gives it, as it is")
+
+
 def item_shape(axes: Sequence[pb.Axis]) -> tuple[int, ...]:
     """Extents without the batch axis; 0 stands for a dynamic one."""
     return tuple(axis.size for axis in axes[1:])
@@ -117,6 +129,14 @@ def float_graph(spec: pb.ModelSpec) -> pb.Graph:
         if graph.input.dtype == tensor_pb2.DATA_TYPE_FLOAT32 and not graph.input.folded:
             return graph
     raise ArtifactError(f"model {spec.name} has no float32 graph")
+
+
+def plain_graph(spec: pb.ModelSpec) -> pb.Graph:
+    """The graph that others serve too, of the model's own float input and type: nothing folded."""
+    for graph in spec.graphs:
+        if not graph.input.folded:
+            return graph
+    raise ArtifactError(f"model {spec.name} has no graph of its own float input")
 
 
 def input_size(preprocessing: pb.Preprocessing) -> tensor_pb2.ImageSize:

@@ -37,12 +37,14 @@ class Slot:
     Attributes:
         name: as the graph says it.
         row: shape of one row.
-        dtype: of its elements.
+        dtype: of its elements; uint16 for bfloat16.
+        element: the same as onnxruntime takes it, which knows bfloat16 by its number.
     """
 
     name: str
     row: tuple[int, ...]
     dtype: np.dtype[Any]
+    element: Any
 
     def shape(self, rows: int) -> tuple[int, ...]:
         """Shape of a batch."""

@@ -139,6 +139,7 @@ class Model:
         names = list(outputs or self.spec.default_outputs)
         for name in names:
             specs.output(self.spec, name)
+        specs.demand_numbers(self.spec, names)
         session = self.session_for(names, prepared=False)
         rows = [self._row(item, session.graph, index) for index, item in enumerate(images)]
         good = [row for row in rows if not isinstance(row, ImageError)]

@@ -17,8 +17,10 @@ from vitral import spec as specs
 from vitral.errors import ImageError, InvalidArgumentError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
+from vitral.v1 import tensor_pb2
 from vitral_engine import image as images
 from vitral_engine import scaled
+from vitral_engine.elements import bfloat16
 from vitral_engine.preprocess import Preprocessor
 from vitral_engine.scaled import Extent
 
@@ -28,7 +30,7 @@ class Row:
     """The input of one image, and the milliseconds it took.
 
     Attributes:
-        array: uint8 (h, w, 3) or float32 (3, h, w), as the graph takes it.
+        array: uint8 (h, w, 3) or floats (3, h, w), as the graph takes it.
     """
 
     array: Array
@@ -43,6 +45,13 @@ _large = threading.Lock()
 def _room(pixels: int) -> AbstractContextManager[object]:
     """Lets large pictures through one at a time: each takes up to 20 bytes a pixel while it is decoded."""
     return _large if pixels > _LARGE_PIXELS else nullcontext()
+
+
+def _halved(row: NDArray[np.float32], dtype: int) -> Array:
+    """The row for a graph of this input type; bfloat16 as uint16."""
+    if dtype == tensor_pb2.DATA_TYPE_FLOAT32:
+        return row
+    return bfloat16(row) if dtype == tensor_pb2.DATA_TYPE_BFLOAT16 else row.astype(np.float16)
 
 
 class Intake:
@@ -138,7 +147,10 @@ class Intake:
         except (MemoryError, ValueError) as error:
             message = f"image cannot be resized: {error or 'out of memory'}"
             raise ImageError(message, cause="too_many_pixels") from None
-        array: Array = resized if graph.input.folded else preprocessor.normalise(resized)
+        if graph.input.folded:
+            array: Array = resized
+        else:
+            array = _halved(preprocessor.normalise(resized), graph.input.dtype)
         return Row(array, decode_ms, (perf_counter() - start) * 1e3)
 
     def _require(self) -> Preprocessor:

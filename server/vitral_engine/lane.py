@@ -122,10 +122,10 @@ class Lane:
         binding, taken, blocks = self._session.io_binding(), signature.input, self._blocks
         address = blocks[taken.name].address
         where = (memory.kind, memory.index)
-        binding.bind_input(taken.name, *where, taken.dtype, taken.shape(rows), address)
+        binding.bind_input(taken.name, *where, taken.element, taken.shape(rows), address)
         for slot in signature.outputs:
             to = blocks[slot.name].address
-            binding.bind_output(slot.name, *where, slot.dtype, slot.shape(rows), to)
+            binding.bind_output(slot.name, *where, slot.element, slot.shape(rows), to)
         outputs = tuple((slot.name, blocks[slot.name].address) for slot in signature.outputs)
         bound = Bound(binding, address, outputs, tuple(blocks.values()))
         self._bound[rows] = bound

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vitral import spec as specs
 from vitral.errors import ProofError
+from vitral.tensors import Array, view
 from vitral.v1 import model_pb2 as pb
+from vitral.v1 import tensor_pb2
 from vitral_engine.artifact import Artifact
 from vitral_engine.goldens import Goldens, load
 from vitral_engine.measure import Budget, errors
@@ -93,7 +96,9 @@ def replay_session(
         got = session.run(np.ascontiguousarray(golden[pick]), alone=alone)
         for name in graph.outputs:
             allowed = budget_of(spec, graph.file, name, provider)
-            found = errors(got[name], goldens.outputs[graph.file, name][pick])
+            found = errors(
+                _numbers(got[name], specs.output(spec, name).dtype), goldens.outputs[graph.file, name][pick]
+            )
             setting = (
                 graph.file,
                 name,
@@ -104,6 +109,11 @@ def replay_session(
             )
             rows.append(ReplayRow(*setting, found.rel_l2, found.max_abs, allowed.rel_l2, allowed.max_abs))
     return rows
+
+
+def _numbers(array: Array, dtype: int) -> Array:
+    """An output as numbers; bfloat16 comes as its bits."""
+    return view(array.tobytes(), dtype, array.shape) if dtype == tensor_pb2.DATA_TYPE_BFLOAT16 else array
 
 
 def demand(rows: Iterable[ReplayRow], *, model: str) -> None:

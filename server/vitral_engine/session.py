@@ -124,12 +124,12 @@ class GraphSession:
             return
         session = self._session if alone else self._crowd
         binding = session.io_binding()
-        name = self.graph.input.name
+        taken = self._signature.input
         rows = buffers.input[:count]
-        binding.bind_input(name, "cpu", 0, rows.dtype, rows.shape, rows.ctypes.data)
-        for output, array in buffers.outputs.items():
-            part = array[:count]
-            binding.bind_output(output, "cpu", 0, part.dtype, part.shape, part.ctypes.data)
+        binding.bind_input(taken.name, "cpu", 0, taken.element, rows.shape, rows.ctypes.data)
+        for slot in self._signature.outputs:
+            part = buffers.outputs[slot.name][:count]
+            binding.bind_output(slot.name, "cpu", 0, slot.element, part.shape, part.ctypes.data)
         session.run_with_iobinding(binding)
 
     def allocate(self, rows: int) -> Buffers:

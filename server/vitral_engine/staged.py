@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
-import numpy as np
 import onnxruntime as ort
 
 from vitral.tensors import numpy_dtype
 from vitral.v1 import model_pb2 as pb
+from vitral.v1 import tensor_pb2
 from vitral_engine import tensorrt
 from vitral_engine.buffers import Signature, Slot
 from vitral_engine.cuda import CudaMemory, context
@@ -18,6 +18,8 @@ from vitral_engine.memory import HostMemory, Memory
 from vitral_engine.placement import CPU, TENSORRT, Placement
 from vitral_engine.stage import Stage
 from vitral_engine.staging import Staging
+
+_BFLOAT16 = 16  # of onnx's TensorProto
 
 
 def fitted(
@@ -71,7 +73,8 @@ def signature_of(taken: pb.GraphInput, outputs: Iterable[pb.Output]) -> Signatur
 
 
 def _slot(name: str, dtype: int, axes: Sequence[pb.Axis]) -> Slot:
-    return Slot(name, tuple(axis.size for axis in axes[1:]), np.dtype(numpy_dtype(dtype)))
+    element = _BFLOAT16 if dtype == tensor_pb2.DATA_TYPE_BFLOAT16 else numpy_dtype(dtype)
+    return Slot(name, tuple(axis.size for axis in axes[1:]), numpy_dtype(dtype), element)
 
 
 def _memory(placement: Placement) -> Memory:

@@ -27,6 +27,7 @@ MAX_BATCH_SIZE = 32
 _TYPES: dict[int, str] = {
     tensor_pb2.DATA_TYPE_FLOAT32: "TYPE_FP32",
     tensor_pb2.DATA_TYPE_FLOAT16: "TYPE_FP16",
+    tensor_pb2.DATA_TYPE_BFLOAT16: "TYPE_BF16",
     tensor_pb2.DATA_TYPE_UINT8: "TYPE_UINT8",
     tensor_pb2.DATA_TYPE_INT64: "TYPE_INT64",
 }
@@ -52,8 +53,13 @@ class Limits:
 
 
 def config_text(spec: pb.ModelSpec, *, max_batch_size: int = MAX_BATCH_SIZE) -> str:
-    """config.pbtxt for the float32 graph of this spec."""
-    graph = specs.float_graph(spec)
+    """config.pbtxt for the plain graph of this spec."""
+    return str(text_format.MessageToString(fresh(spec, max_batch_size=max_batch_size)))
+
+
+def fresh(spec: pb.ModelSpec, *, max_batch_size: int = MAX_BATCH_SIZE) -> Any:
+    """The same as a `ModelConfig`."""
+    graph = specs.plain_graph(spec)
     config = _message()
     config.name, config.backend, config.max_batch_size = spec.name, "onnxruntime", max_batch_size
     config.default_model_filename = graph.file
@@ -62,7 +68,7 @@ def config_text(spec: pb.ModelSpec, *, max_batch_size: int = MAX_BATCH_SIZE) -> 
         item = specs.output(spec, name)
         _tensor(config.output.add(), name, item.dtype, item.axes)
     config.dynamic_batching.SetInParent()
-    return str(text_format.MessageToString(config))
+    return config
 
 
 def limits(model_folder: Path, spec: pb.ModelSpec) -> Limits:
@@ -71,14 +77,10 @@ def limits(model_folder: Path, spec: pb.ModelSpec) -> Limits:
     Raises:
         ArtifactError: it cannot be read, or names, types or dims contradict the manifest.
     """
-    file = model_folder / CONFIG
-    if not file.exists():
+    if not (model_folder / CONFIG).exists():
         return Limits()
-    try:
-        config = text_format.Parse(file.read_text(encoding="utf-8"), _message())
-    except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{spec.name}/{CONFIG} cannot be read: {error}") from None
-    _check(config, text_format.Parse(config_text(spec), _message()))
+    config = read(model_folder, spec)
+    _check(config, fresh(spec))
     if config.max_batch_size < 1:
         raise ArtifactError(
             f"{spec.name}/{CONFIG}: max_batch_size {config.max_batch_size}; at least 1 is needed"
@@ -89,6 +91,21 @@ def limits(model_folder: Path, spec: pb.ModelSpec) -> Limits:
         max_queue=config.dynamic_batching.default_queue_policy.max_queue_size,
         ignored=tuple(_ignored(config, "")),
     )
+
+
+def read(model_folder: Path, spec: pb.ModelSpec) -> Any:
+    """The `ModelConfig` in config.pbtxt, or in its absence the one a fresh export has.
+
+    Raises:
+        ArtifactError: it cannot be read.
+    """
+    file = model_folder / CONFIG
+    if not file.exists():
+        return fresh(spec)
+    try:
+        return text_format.Parse(file.read_text(encoding="utf-8"), _message())
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise ArtifactError(f"{spec.name}/{CONFIG} cannot be read: {error}") from None
 
 
 def _check(config: Any, expected: Any) -> None:

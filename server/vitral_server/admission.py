@@ -18,7 +18,7 @@ class Admission:
         self.bytes = 0
         self.calls = 0
         self.lock = threading.Lock()
-        self._draining = False
+        self.draining = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -28,7 +28,7 @@ class Admission:
         Raises:
             UnavailableError: the server is draining.
         """
-        if self._draining:
+        if self.draining.is_set():
             raise UnavailableError("the server is draining and takes no new calls")
         self.calls += 1
         self._idle.clear()
@@ -42,7 +42,7 @@ class Admission:
 
     async def drain(self, grace: float) -> int:
         """Takes no new calls and waits up to `grace` seconds for the accepted ones; gives what is left."""
-        self._draining = True
+        self.draining.set()
         try:
             async with asyncio.timeout(grace):
                 await self._idle.wait()

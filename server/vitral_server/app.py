@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import grpc
 from grpc import aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -21,6 +23,7 @@ from vitral_server.config import ServerConfig
 from vitral_server.embed import Embedder
 from vitral_server.ending import asked
 from vitral_server.health import Health
+from vitral_server.kserve import service as kserve
 from vitral_server.log import announce
 from vitral_server.port import bracketed, refusal
 from vitral_server.regions import Regions
@@ -67,10 +70,12 @@ async def _serve(server: aio.Server, config: ServerConfig, *, port: int, local: 
         return
     placement, registry = loading.result()
     admission = Admission(max_images=config.max_queue_images, max_bytes=config.max_queue_mib << 20)
-    health = Health(registry, service=NAME)
+    health = Health(registry, services=(NAME, kserve.NAME))
     pool = _threads(config.decode_threads or cpu_count(), "decode")
-    service = EmbeddingService(registry, Embedder(registry, pool), admission, config, Regions())
-    _register(server, service, health)
+    embedder = Embedder(registry, pool)
+    service = EmbeddingService(registry, embedder, admission, config, Regions())
+    inference = kserve.InferenceService(registry, embedder, pool, admission, config, health)
+    _register(server, (service.handlers(), inference.handlers()), health)
     health.start()
     # A worker's port is held for it: bound this late, no connection has to wait for the load.
     port = port or _bind(server, config)
@@ -117,11 +122,11 @@ def _threads(count: int, name: str) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count, thread_name_prefix=name)
 
 
-def _register(server: aio.Server, service: EmbeddingService, health: Health) -> None:
-    server.add_generic_rpc_handlers((service.handlers(),))
+def _register(server: aio.Server, handlers: Sequence[grpc.GenericRpcHandler], health: Health) -> None:
+    server.add_generic_rpc_handlers(handlers)
     health_pb2_grpc.add_HealthServicer_to_server(health.servicer, server)
-    names = (NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME)
-    reflection.enable_server_reflection(names, server)
+    own = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    reflection.enable_server_reflection((NAME, kserve.NAME, own, reflection.SERVICE_NAME), server)
 
 
 def _bind(server: aio.Server, config: ServerConfig) -> int:

@@ -16,6 +16,8 @@ class Door(Enum):
     ENCODED = "encoded"
     PIXELS = "pixels"
     PREPARED = "prepared"
+    TENSOR = "tensor"
+    """As prepared, whatever its values: a row as the float graph takes it, of its shape and type."""
 
 
 @dataclass(frozen=True)

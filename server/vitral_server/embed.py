@@ -11,7 +11,7 @@ from vitral_server.admission import Permit
 from vitral_server.call import EmbedCall
 from vitral_server.feed import Feed
 from vitral_server.place import Place
-from vitral_server.plan import plan
+from vitral_server.plan import Plan, plan
 from vitral_server.registry import Registry, Served
 from vitral_server.reply import Assembly, Frame
 
@@ -43,13 +43,23 @@ class Embedder:
             decode=needed.engine.decode,
             place=place,
         )
+        return needed.served, await self.answer(call, needed, assembly, permit=permit, seconds=seconds)
+
+    async def answer(
+        self, call: EmbedCall, needed: Plan, assembly: Assembly, *, permit: Permit, seconds: float
+    ) -> Frame:
+        """What the assembly frames of the call's pictures; the permit holds room for them.
+
+        Raises:
+            VitralError: the request as a whole cannot be answered.
+        """
         message = f"the deadline of {seconds * 1e3:.0f} ms passed before the answer was there"
         # The loop's clock is monotonic() too.
-        alarm = asyncio.get_running_loop().call_at(deadline, assembly.end, DeadlineError(message))
+        alarm = asyncio.get_running_loop().call_at(assembly.deadline, assembly.end, DeadlineError(message))
         feed = Feed(call, needed, assembly, permit)
         try:
             feed.start(self._pool, size=call.request_bytes)
-            return needed.served, await assembly.future
+            return await assembly.future
         finally:
             alarm.cancel()
             feed.leave()

@@ -45,7 +45,7 @@ class Feed:
         """
         slow = []
         for index, picture in enumerate(self._pictures):
-            if size <= _AT_ONCE and self._is_ready(picture):
+            if picture.door is Door.TENSOR or (size <= _AT_ONCE and self._is_ready(picture)):
                 self._rows[index] = self._row(picture)
             else:
                 slow.append(index)
@@ -106,6 +106,8 @@ class Feed:
                 return intake.encoded(content, graph)
             if picture.door is Door.PIXELS:
                 return intake.pixels(content, graph)
+            if picture.door is Door.TENSOR:
+                return Row(content)
             return intake.prepared(content)
         except ImageError as error:
             # Its traceback holds this frame, and so the whole request, in a cycle.

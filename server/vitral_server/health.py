@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -72,12 +73,17 @@ class Servicer(health_pb2_grpc.HealthServicer):
 
 
 class Health:
-    """Follows the registry: `""` and the service for the server, a model's name for the model."""
+    """Follows the registry: `""` and the services for the server, a model's name for the model.
 
-    def __init__(self, registry: Registry, *, service: str) -> None:
+    Attributes:
+        left: whether nothing serves any more, for good.
+    """
+
+    def __init__(self, registry: Registry, *, services: Sequence[str]) -> None:
         self.servicer = Servicer()
+        self.left = False
         self._registry = registry
-        self._service = service
+        self._services = tuple(services)
         self._told: dict[str, bool] = {}
         self._task: asyncio.Task[None] | None = None
 
@@ -88,6 +94,7 @@ class Health:
 
     def leave(self) -> None:
         """NOT_SERVING for everything, for good; watchers are told."""
+        self.left = True
         if self._task is not None:
             self._task.cancel()
         self.servicer.set_all_not_serving()
@@ -99,7 +106,7 @@ class Health:
 
     def _tell(self) -> None:
         states = {name: self._registry.is_ready(name) for name in self._registry.names}
-        states[""] = states[self._service] = self._registry.ready
+        states |= dict.fromkeys(("", *self._services), self._registry.ready)
         for name, ready in states.items():
             if self._told.get(name) == ready:
                 continue

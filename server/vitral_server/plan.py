@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from vitral import selection, sizes
+from vitral import spec as specs
 from vitral.errors import FingerprintMismatchError, InvalidArgumentError, TooLargeError
 from vitral.limits import MAX_MESSAGE_BYTES
 from vitral.selection import Part
@@ -12,6 +13,9 @@ from vitral_engine.engine import Model
 from vitral_engine.session import GraphSession
 from vitral_server.call import Door, EmbedCall, Wanted
 from vitral_server.registry import Registry, Served
+
+_FLOAT = (Door.PREPARED, Door.TENSOR)
+"""Doors of rows for a float graph."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,17 @@ def plan(call: EmbedCall, registry: Registry) -> Plan:
         VitralError: it cannot be answered.
     """
     served, engine = registry.engine_of(call.model, call.version)
+    needed = fit(call, served, engine)
+    specs.demand_numbers(engine.spec, [part.name for part in needed.wanted])
+    return needed
+
+
+def fit(call: EmbedCall, served: Served, engine: Model) -> Plan:
+    """The plan of a request to this model.
+
+    Raises:
+        VitralError: it cannot be answered.
+    """
     spec = engine.spec
     if call.fingerprint and call.fingerprint != spec.fingerprint:
         message = f"model {spec.name} has fingerprint {spec.fingerprint}, not {call.fingerprint}"
@@ -50,7 +65,7 @@ def plan(call: EmbedCall, registry: Registry) -> Plan:
     wanted = tuple(selection.part(spec, want.name, want.selection) for want in outputs)
     names = [part.name for part in wanted]
     doors = tuple(picture.door for picture in call.pictures)
-    sessions = {door: engine.session_for(names, prepared=door is Door.PREPARED) for door in set(doors)}
+    sessions = {door: engine.session_for(names, prepared=door in _FLOAT) for door in set(doors)}
     pairs, images = [(part.name, part.selection) for part in wanted], len(doors)
     out = images * sum(part.bytes for part in wanted)
     limit = min(call.max_reply_bytes, MAX_MESSAGE_BYTES - sizes.header_bytes(pairs, images))

@@ -150,17 +150,19 @@ class Assembly:
     def _finish(self) -> None:
         if self._remaining or self.gone:
             return
-        timings = self.stages.timings()
+        frame = self._frame(self.stages.timings())
+        self._slots.clear()  # the frame holds all that was in them
+        self._post(self._resolve, frame)
+
+    def _frame(self, timings: Timings) -> Frame:
         slots = (slot for slot in self._slots if isinstance(slot, list))
         first = 0 if self._place is None else 1  # values are in shared memory, scales are not
         arrays = [array for slot in slots for made in slot for array in made[first:]]
-        frame = Frame(
+        return Frame(
             framing.join(self._header(timings), arrays),
             timings,
             failed=sum(isinstance(slot, ImageError) for slot in self._slots),
         )
-        self._slots.clear()  # the frame holds all that was in them
-        self._post(self._resolve, frame)
 
     def _resolve(self, frame: Frame) -> None:
         if not self.future.done():

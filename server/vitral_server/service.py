@@ -32,8 +32,8 @@ NAME = "vitral.v1.EmbeddingService"
 """Full name of the service."""
 
 Context = aio.ServicerContext[Any, Any]
-_Method = Callable[["EmbeddingService", bytes, Context], Awaitable[bytes]]
-_Logged = Callable[["EmbeddingService", bytes, Context, RequestLine], Awaitable[bytes]]
+_Method = Callable[[Any, bytes, Context], Awaitable[bytes]]
+_Logged = Callable[[Any, bytes, Context, RequestLine], Awaitable[bytes]]
 _Message = TypeVar("_Message", bound=Message)
 
 _TEXT_BYTES = 4_000
@@ -47,7 +47,7 @@ def answers(method: _Logged) -> _Method:
     """
 
     @wraps(method)
-    async def answer(self: EmbeddingService, message: bytes, context: Context) -> bytes:
+    async def answer(self: Any, message: bytes, context: Context) -> bytes:
         failure: VitralError
         try:
             with request_line(method.__name__, peer=context.peer()) as line:
@@ -58,7 +58,7 @@ def answers(method: _Logged) -> _Method:
             number = uuid4().hex[:12]
             log.exception("internal error", extra={"error_id": number})
             failure = ServerError(f"internal error; the server's log explains it under id {number}")
-        return await _refuse(context, failure)
+        return await refuse(context, failure)
 
     return answer
 
@@ -80,7 +80,7 @@ class EmbeddingService:
     @answers
     async def embed(self, message: bytes, context: Context, line: RequestLine) -> bytes:
         """Embed."""
-        permit = self._accept(context)
+        permit = accept(self._admission, context)
         memory = partial(self._regions.find, peer=context.peer())
         call = parse(message, max_items=self._config.max_items, memory=memory)
         served, frame = await self._embedder.embed(call, permit=permit, seconds=self._seconds(context))
@@ -89,39 +89,39 @@ class EmbeddingService:
 
     async def embed_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
         """EmbedStream."""
-        await _refuse(context, UnsupportedError("EmbedStream is not served yet; Embed is"))
+        await refuse(context, UnsupportedError("EmbedStream is not served yet; Embed is"))
 
     @answers
     async def list_models(self, message: bytes, context: Context, line: RequestLine) -> bytes:
         """ListModels."""
-        _read(pb.ListModelsRequest, message)
+        read(pb.ListModelsRequest, message)
         found = self._registry.models
         return pb.ListModelsResponse(models=map(describe.model, found)).SerializeToString()
 
     @answers
     async def get_model(self, message: bytes, context: Context, line: RequestLine) -> bytes:
         """GetModel."""
-        request = _read(pb.GetModelRequest, message)
+        request = read(pb.GetModelRequest, message)
         found = self._registry.find(request.model, request.version)
         return pb.GetModelResponse(model=describe.model(found)).SerializeToString()
 
     @answers
     async def get_server_info(self, message: bytes, context: Context, line: RequestLine) -> bytes:
         """GetServerInfo."""
-        _read(pb.GetServerInfoRequest, message)
+        read(pb.GetServerInfoRequest, message)
         return describe.server(self._config).SerializeToString()
 
     @answers
     async def register_region(self, message: bytes, context: Context, line: RequestLine) -> bytes:
         """RegisterRegion."""
-        request = _read(pb.RegisterRegionRequest, message)
+        request = read(pb.RegisterRegionRequest, message)
         region = self._regions.register(request, peer=context.peer())
         return pb.RegisterRegionResponse(region=region).SerializeToString()
 
     @answers
     async def unregister_region(self, message: bytes, context: Context, line: RequestLine) -> bytes:
         """UnregisterRegion."""
-        self._regions.unregister(_read(pb.UnregisterRegionRequest, message).region)
+        self._regions.unregister(read(pb.UnregisterRegionRequest, message).region)
         return pb.UnregisterRegionResponse().SerializeToString()
 
     def handlers(self) -> grpc.GenericRpcHandler:
@@ -138,31 +138,41 @@ class EmbeddingService:
         }
         return grpc.method_handlers_generic_handler(NAME, methods)
 
-    def _accept(self, context: Context) -> Permit:
-        """Counts the call until its reply has gone out, however it ends."""
-        permit = self._admission.arrive()
-
-        def done(_: Any) -> None:
-            permit.end()
-            self._admission.leave()
-
-        context.add_done_callback(done)  # type: ignore[arg-type]  # the stubs want a class
-        return permit
-
     def _seconds(self, context: Context) -> float:
         """Seconds left of the caller's own deadline, which is the queue's deadline too."""
         left = context.time_remaining()
         return self._config.timeout if left is None else max(0.0, left)
 
 
-def _read(kind: type[_Message], message: bytes) -> _Message:
+def accept(admission: Admission, context: Context) -> Permit:
+    """Counts the call until its reply has gone out, however it ends.
+
+    Raises:
+        UnavailableError: the server is draining.
+    """
+    permit = admission.arrive()
+
+    def done(_: Any) -> None:
+        permit.end()
+        admission.leave()
+
+    context.add_done_callback(done)  # type: ignore[arg-type]  # the stubs want a class
+    return permit
+
+
+def read(kind: type[_Message], message: bytes) -> _Message:
+    """The message in these bytes.
+
+    Raises:
+        InvalidArgumentError: they are malformed.
+    """
     try:
         return kind.FromString(message)
     except DecodeError:
         raise InvalidArgumentError(f"malformed {kind.__name__} of {len(message)} bytes") from None
 
 
-async def _refuse(context: Context, error: VitralError) -> bytes:
+async def refuse(context: Context, error: VitralError) -> bytes:
     """Ends a call with the error's status.
 
     By `abort`, since a status that is only set goes out behind an empty message, and no client repeats a call
