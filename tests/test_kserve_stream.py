@@ -19,7 +19,7 @@ import tritonclient.grpc.aio as triton_aio
 from kserving import MODEL, message, noise, same
 from serving import Running, running
 
-from vitral_server.kserve.stream import IN_FLIGHT
+from vitral_server.stream import IN_FLIGHT
 
 ROCKET = photographs.ROCKET.read_bytes()
 

@@ -11,8 +11,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
-from vitral.errors import VitralError
+from vitral.errors import ServerError, VitralError
 
 if TYPE_CHECKING:  # whoever watches workers logs too, and loads no onnxruntime for it
     from vitral_server.call import EmbedCall
@@ -92,6 +93,15 @@ def request_line(event: str, **fields: Any) -> Iterator[RequestLine]:
         if log.isEnabledFor(level):
             took = round((perf_counter() - start) * 1e3, 3)
             log.log(level, event, extra={"code": code, "ms": took, **line.fields})
+
+
+def explained(error: Exception) -> VitralError:
+    """The error as callers may see it; one that is not vitral's own goes to the log."""
+    if isinstance(error, VitralError):
+        return error
+    number = uuid4().hex[:12]
+    log.error("internal error", extra={"error_id": number}, exc_info=error)
+    return ServerError(f"internal error; the server's log explains it under id {number}")
 
 
 def configure(level: str, *, worker: int = 0) -> None:

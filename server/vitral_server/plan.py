@@ -27,6 +27,7 @@ class Plan:
         wanted: the parts of outputs.
         doors: of each picture.
         sessions: door to the session its pictures go to.
+        reply_bytes: what the outputs of one picture take.
         held_bytes: what request and reply take together.
     """
 
@@ -35,6 +36,7 @@ class Plan:
     wanted: tuple[Part, ...]
     doors: tuple[Door, ...]
     sessions: dict[Door, GraphSession]
+    reply_bytes: int
     held_bytes: int
 
 
@@ -67,12 +69,13 @@ def fit(call: EmbedCall, served: Served, engine: Model) -> Plan:
     doors = tuple(picture.door for picture in call.pictures)
     sessions = {door: engine.session_for(names, prepared=door in _FLOAT) for door in set(doors)}
     pairs, images = [(part.name, part.selection) for part in wanted], len(doors)
-    out = images * sum(part.bytes for part in wanted)
+    each = sum(part.bytes for part in wanted)
+    out = images * each
     limit = min(call.max_reply_bytes, MAX_MESSAGE_BYTES - sizes.header_bytes(pairs, images))
     if out > limit:
         told = f"the reply to {images} images takes {out} bytes; the limit is {limit}"
         raise TooLargeError(f"{told}: ask for fewer images at a time")
-    return Plan(served, engine, wanted, doors, sessions, held_bytes=call.request_bytes + out)
+    return Plan(served, engine, wanted, doors, sessions, each, call.request_bytes + out)
 
 
 def _check_size(call: EmbedCall, engine: Model) -> None:

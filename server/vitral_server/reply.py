@@ -19,7 +19,7 @@ import numpy as np
 
 from vitral import decode as decodes
 from vitral import framing, output_request
-from vitral.errors import ImageError
+from vitral.errors import ImageError, VitralError
 from vitral.limits import MAX_ERROR_BYTES
 from vitral.results import Timings
 from vitral.selection import Part, Selection
@@ -173,9 +173,6 @@ class Assembly:
             self._loop.call_soon_threadsafe(settle, value)
 
     def _header(self, timings: Timings) -> bytes:
-        grid = tensor_pb2.Grid(
-            height=self._spec.architecture.grid.height, width=self._spec.architecture.grid.width
-        )
         reply = pb.EmbedResponse(
             model=self._spec.name,
             version=self._version,
@@ -185,26 +182,42 @@ class Assembly:
         reply.outputs.extend(output_request.write(part.name, part.selection) for part in self._wanted)
         payload = 0
         for index, slot in enumerate(self._slots):
-            if isinstance(slot, ImageError):
-                code: int = slot.code.value[0]
-                said = str(slot).encode()[:MAX_ERROR_BYTES].decode(errors="ignore")
-                reply.results.add(error=pb.ItemError(code=code, reason=slot.cause, message=said))
-                continue
-            result = reply.results.add(grid=grid)
-            for number, (part, made) in enumerate(zip(self._wanted, slot or (), strict=True)):
-                dtype = tensor_pb2.DataType.ValueType(part.selection.dtype)
-                tensor = result.outputs.add(name=part.name, dtype=dtype, shape=made[0].shape)
-                if self._place is None:
-                    tensor.payload = payload
-                    payload += 1
-                else:
-                    tensor.shared.CopyFrom(self._place.range(index, number, made[0].nbytes))
-                if len(made) == 2:
-                    tensor.scale.dtype, tensor.scale.payload = _SCALE, payload
-                    tensor.scale.shape.extend(made[1].shape)
-                    payload += 1
+            payload = self._tell(slot, index, reply.results.add(), payload)
         reply.timings.MergeFrom(pb.Timings(**vars(timings)))
         return reply.SerializeToString()
+
+    def _tell(
+        self,
+        slot: Sequence[elements.Made] | ImageError | None,
+        index: int,
+        result: pb.ItemResult,
+        payload: int,
+    ) -> int:
+        """Says in `result` what became of an image whose payloads begin at `payload`; gives their end."""
+        if isinstance(slot, ImageError):
+            result.error.CopyFrom(item_error(slot, slot.cause))
+            return payload
+        size = self._spec.architecture.grid
+        result.grid.height, result.grid.width = size.height, size.width
+        for number, (part, made) in enumerate(zip(self._wanted, slot or (), strict=True)):
+            dtype = tensor_pb2.DataType.ValueType(part.selection.dtype)
+            tensor = result.outputs.add(name=part.name, dtype=dtype, shape=made[0].shape)
+            if self._place is None:
+                tensor.payload = payload
+                payload += 1
+            else:
+                tensor.shared.CopyFrom(self._place.range(index, number, made[0].nbytes))
+            if len(made) == 2:
+                tensor.scale.dtype, tensor.scale.payload = _SCALE, payload
+                tensor.scale.shape.extend(made[1].shape)
+                payload += 1
+        return payload
+
+
+def item_error(error: VitralError, reason: str) -> pb.ItemError:
+    """What a reply says of an image that failed."""
+    said = str(error).encode()[:MAX_ERROR_BYTES].decode(errors="ignore")
+    return pb.ItemError(code=error.code.value[0], reason=reason, message=said)
 
 
 def _placed(rows: Array, selection: Selection, place: Place, index: int, number: int) -> elements.Made:

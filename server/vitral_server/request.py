@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
@@ -37,22 +38,78 @@ def parse(message: bytes, *, max_items: int, memory: Memory) -> EmbedCall:
         raise InvalidArgumentError("the request has no items")
     if len(request.items) > max_items:
         raise InvalidArgumentError(f"the request has {len(request.items)} images; the limit is {max_items}")
-    if len(request.outputs) > _MAX_OUTPUTS:
-        raise InvalidArgumentError(
-            f"the request names {len(request.outputs)} outputs; the limit is {_MAX_OUTPUTS}"
-        )
     pictures = tuple(_picture(item, payloads, memory) for item in request.items)
     return EmbedCall(
         model=request.model,
         version=request.version,
         pictures=pictures,
-        outputs=tuple(Wanted(item.name, output_request.read(item)) for item in request.outputs),
+        outputs=_outputs(request.outputs),
         size=(request.size.height, request.size.width) if request.HasField("size") else None,
         max_reply_bytes=min(request.max_reply_bytes or MAX_REPLY_BYTES, MAX_REPLY_BYTES),
         fingerprint=request.expect_fingerprint,
         request_bytes=len(message) + sum(_shared_bytes(item) for item in request.items),
         reply=memory(request.reply) if request.HasField("reply") else None,
     )
+
+
+@dataclass(frozen=True)
+class StreamItem:
+    """One item of a stream, under the caller's number, and what its message takes."""
+
+    number: int
+    picture: Picture
+    bytes: int
+
+
+def parse_config(message: bytes) -> tuple[EmbedCall, bool]:
+    """The first message of a stream: a call that has no pictures yet, and whether replies keep the order.
+
+    Raises:
+        InvalidArgumentError: it is malformed, or no configuration.
+    """
+    request, _ = _stream_request(message)
+    if request.WhichOneof("message") != "config":
+        raise InvalidArgumentError("the first message of a stream is its configuration; this one has none")
+    config = request.config
+    call = EmbedCall(
+        model=config.model,
+        version=config.version,
+        pictures=(),
+        outputs=_outputs(config.outputs),
+        size=(config.size.height, config.size.width) if config.HasField("size") else None,
+        max_reply_bytes=MAX_REPLY_BYTES,
+        fingerprint=config.expect_fingerprint,
+        request_bytes=0,
+    )
+    return call, config.order == pb.STREAM_ORDER_IN_ORDER
+
+
+def parse_item(message: bytes, *, memory: Memory) -> StreamItem:
+    """Reads any later message of a stream.
+
+    Raises:
+        InvalidArgumentError: it is malformed, or another configuration.
+        RegionError: it names shared memory that is not the caller's to name.
+    """
+    request, payloads = _stream_request(message)
+    if request.WhichOneof("message") == "config":
+        raise InvalidArgumentError("a stream has one configuration, its first message; another one came")
+    picture = _picture(request.item, payloads, memory)
+    return StreamItem(request.id, picture, len(message) + _shared_bytes(request.item))
+
+
+def _stream_request(message: bytes) -> tuple[pb.EmbedStreamRequest, list[memoryview]]:
+    header, payloads = framing.split(message, max_fields=16)
+    try:
+        return pb.EmbedStreamRequest.FromString(header), payloads
+    except DecodeError:
+        raise InvalidArgumentError(f"malformed EmbedStreamRequest of {len(message)} bytes") from None
+
+
+def _outputs(requests: Sequence[pb.OutputRequest]) -> tuple[Wanted, ...]:
+    if len(requests) > _MAX_OUTPUTS:
+        raise InvalidArgumentError(f"the request names {len(requests)} outputs; the limit is {_MAX_OUTPUTS}")
+    return tuple(Wanted(item.name, output_request.read(item)) for item in requests)
 
 
 def _picture(item: pb.Item, payloads: Sequence[memoryview], memory: Memory) -> Picture:

@@ -5,28 +5,26 @@ Embed passes bytes through untouched: its requests are read and its replies fram
 
 from __future__ import annotations
 
-import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial, wraps
 from typing import Any, TypeVar
-from uuid import uuid4
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from grpc import aio
 
-from vitral.errors import InvalidArgumentError, ServerError, UnsupportedError, VitralError, trailers
+from vitral.errors import InvalidArgumentError, VitralError, trailers
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral_server import describe
 from vitral_server.admission import Admission, Permit
 from vitral_server.config import ServerConfig
 from vitral_server.embed import Embedder
-from vitral_server.log import RequestLine, request_line
+from vitral_server.embed_stream import Items
+from vitral_server.log import RequestLine, explained, request_line
 from vitral_server.regions import Regions
 from vitral_server.registry import Registry
-from vitral_server.request import parse
-
-log = logging.getLogger(__name__)
+from vitral_server.request import parse, parse_config
+from vitral_server.stream import Stream
 
 NAME = "vitral.v1.EmbeddingService"
 """Full name of the service."""
@@ -34,6 +32,8 @@ NAME = "vitral.v1.EmbeddingService"
 Context = aio.ServicerContext[Any, Any]
 _Method = Callable[[Any, bytes, Context], Awaitable[bytes]]
 _Logged = Callable[[Any, bytes, Context, RequestLine], Awaitable[bytes]]
+_StreamMethod = Callable[[Any, AsyncIterator[bytes], Context], Awaitable[None]]
+_LoggedStream = Callable[[Any, AsyncIterator[bytes], Context, RequestLine], Awaitable[None]]
 _Message = TypeVar("_Message", bound=Message)
 
 _TEXT_BYTES = 4_000
@@ -48,17 +48,28 @@ def answers(method: _Logged) -> _Method:
 
     @wraps(method)
     async def answer(self: Any, message: bytes, context: Context) -> bytes:
-        failure: VitralError
         try:
             with request_line(method.__name__, peer=context.peer()) as line:
                 return await method(self, message, context, line)
-        except VitralError as error:
-            failure = error
-        except Exception:
-            number = uuid4().hex[:12]
-            log.exception("internal error", extra={"error_id": number})
-            failure = ServerError(f"internal error; the server's log explains it under id {number}")
+        except Exception as error:
+            failure = explained(error)
         return await refuse(context, failure)
+
+    return answer
+
+
+def answers_stream(method: _LoggedStream) -> _StreamMethod:
+    """The same for a stream."""
+
+    @wraps(method)
+    async def answer(self: Any, requests: AsyncIterator[bytes], context: Context) -> None:
+        try:
+            with request_line(method.__name__, peer=context.peer()) as line:
+                await method(self, requests, context, line)
+                return
+        except Exception as error:
+            failure = explained(error)
+        await refuse(context, failure)
 
     return answer
 
@@ -87,9 +98,25 @@ class EmbeddingService:
         line.answered(served, call, frame)
         return frame.message
 
-    async def embed_stream(self, requests: AsyncIterator[bytes], context: Context) -> None:
+    @answers_stream
+    async def embed_stream(self, requests: AsyncIterator[bytes], context: Context, line: RequestLine) -> None:
         """EmbedStream."""
-        await refuse(context, UnsupportedError("EmbedStream is not served yet; Embed is"))
+        source = aiter(requests)
+        first = await anext(source, None)
+        if first is None:
+            raise InvalidArgumentError("the stream ended before its configuration came")
+        template, ordered = parse_config(first)
+        items = Items(
+            self._embedder,
+            self._registry,
+            template,
+            memory=partial(self._regions.find, peer=context.peer()),
+            seconds=partial(self._seconds, context),
+        )
+        try:
+            await Stream(self._admission, context, ordered=ordered).serve(source, items.accept)
+        finally:
+            line.fields |= {"items": items.accepted, "failed": items.failed}
 
     @answers
     async def list_models(self, message: bytes, context: Context, line: RequestLine) -> bytes:

@@ -601,6 +601,8 @@ class EmbedStreamResponse(_message.Message):
     TIMINGS_FIELD_NUMBER: _builtins.int
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
+    DECODE_FIELD_NUMBER: _builtins.int
+    OUTPUTS_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model that answered."""
@@ -610,6 +612,8 @@ class EmbedStreamResponse(_message.Message):
     """Fingerprint of the model that answered."""
     id: _builtins.int
     """The caller's number of the item."""
+    decode: Global___Decode.ValueType
+    """How an image file was decoded."""
     @_builtins.property
     def result(self) -> Global___ItemResult:
         """Outputs or error."""
@@ -617,6 +621,12 @@ class EmbedStreamResponse(_message.Message):
     @_builtins.property
     def timings(self) -> Global___Timings:
         """Where the time went."""
+
+    @_builtins.property
+    def outputs(self) -> _containers.RepeatedCompositeFieldContainer[Global___OutputRequest]:
+        """What was done, in the order of ItemResult.outputs: the configuration's outputs
+        with their defaults filled in.
+        """
 
     @_builtins.property
     def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
@@ -631,11 +641,13 @@ class EmbedStreamResponse(_message.Message):
         timings: Global___Timings | None = ...,
         fingerprint: _builtins.str = ...,
         id: _builtins.int = ...,
+        decode: Global___Decode.ValueType = ...,
+        outputs: _abc.Iterable[Global___OutputRequest] | None = ...,
         payloads: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["fingerprint", b"fingerprint", "id", b"id", "model", b"model", "payloads", b"payloads", "result", b"result", "timings", b"timings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "fingerprint", b"fingerprint", "id", b"id", "model", b"model", "outputs", b"outputs", "payloads", b"payloads", "result", b"result", "timings", b"timings", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

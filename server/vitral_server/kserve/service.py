@@ -4,25 +4,26 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import grpc
 from tritonclient.grpc import service_pb2 as pb
 
-from vitral.errors import UnsupportedError, VitralError
+from vitral.errors import UnsupportedError
 from vitral_server.admission import Admission
 from vitral_server.config import ServerConfig
 from vitral_server.embed import Embedder
 from vitral_server.health import Health
-from vitral_server.kserve import describe, statistics
+from vitral_server.kserve import describe, statistics, stream
 from vitral_server.kserve.catalogue import Catalogue
 from vitral_server.kserve.infer import Caller, Inference
 from vitral_server.kserve.regions import Regions
 from vitral_server.kserve.request import read as read_infer
-from vitral_server.kserve.stream import Stream
 from vitral_server.log import RequestLine
 from vitral_server.registry import Registry
-from vitral_server.service import Context, accept, answers, read, refuse
+from vitral_server.service import Context, accept, answers, answers_stream, read, refuse
+from vitral_server.stream import Stream
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
@@ -93,12 +94,13 @@ class InferenceService:
         caller = Caller(context.peer(), context.time_remaining())
         return await self._inference.answer(read_infer(message), permit=permit, caller=caller, line=line)
 
-    async def ModelStreamInfer(self, requests: AsyncIterator[bytes], context: Context) -> None:  # noqa: N802
+    @answers_stream
+    async def ModelStreamInfer(  # noqa: N802
+        self, requests: AsyncIterator[bytes], context: Context, line: RequestLine
+    ) -> None:
         """Any number of them."""
-        try:
-            await Stream(self._inference, self._admission, context).serve(requests)
-        except VitralError as error:
-            await refuse(context, error)
+        accept = partial(stream.accept, self._inference, context)
+        await Stream(self._admission, context, ordered=True).serve(requests, accept)
 
     @answers
     async def ModelStatistics(self, message: bytes, context: Context, line: RequestLine) -> bytes:  # noqa: N802

@@ -1,0 +1,155 @@
+"""EmbedStream: items of one stream, each planned, fed and framed as a request of one picture."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from time import monotonic
+
+from vitral import output_request
+from vitral.errors import ImageError, QueueFullError, UnavailableError, VitralError
+from vitral.results import Timings
+from vitral.v1 import embedding_service_pb2 as pb
+from vitral_server.admission import Permit
+from vitral_server.call import Door, EmbedCall
+from vitral_server.embed import Embedder
+from vitral_server.log import explained
+from vitral_server.plan import Plan, plan
+from vitral_server.registry import Registry
+from vitral_server.reply import Assembly, item_error
+from vitral_server.request import Memory, StreamItem, parse_item
+from vitral_server.stream import Reply
+
+_RETRY = 0.005
+"""Seconds between tries to get room in a full queue."""
+
+
+@dataclass
+class _Said:
+    """What all good replies of a stream say alike, once it is known."""
+
+    head: bytes = b""
+
+
+class _ItemAssembly(Assembly):
+    """The reply to one item."""
+
+    def of(self, number: int, said: _Said) -> _ItemAssembly:
+        """Of this number, in a stream that says this."""
+        self._number, self._said = number, said
+        return self
+
+    def _header(self, timings: Timings) -> bytes:
+        own = pb.EmbedStreamResponse(id=self._number, timings=pb.Timings(**vars(timings)))
+        (slot,) = self._slots
+        if isinstance(slot, ImageError):
+            self._tell(slot, 0, own.result, 0)
+        elif not self._said.head:
+            alike = pb.EmbedStreamResponse(
+                model=self._spec.name,
+                version=self._version,
+                fingerprint=self._spec.fingerprint,
+                decode=self._decode,
+            )
+            alike.outputs.extend(output_request.write(part.name, part.selection) for part in self._wanted)
+            self._tell(slot, 0, alike.result, 0)
+            self._said.head = alike.SerializeToString()
+        # Protobuf merges the two.
+        return (b"" if isinstance(slot, ImageError) else self._said.head) + own.SerializeToString()
+
+
+@dataclass
+class Items:
+    """The items of one stream.
+
+    Attributes:
+        template: the stream's configuration, as a call without pictures.
+        memory: shared memory that items may name.
+        seconds: left of the caller's deadline, or granted to each item where there is none.
+        accepted, failed: items, for the log.
+    """
+
+    embedder: Embedder
+    registry: Registry
+    template: EmbedCall
+    memory: Memory
+    seconds: Callable[[], float]
+    accepted: int = 0
+    failed: int = 0
+    _plans: dict[Door, Plan] = field(default_factory=dict)
+    _said: _Said = field(default_factory=_Said)
+
+    def __post_init__(self) -> None:
+        """Refuses what no item could cure.
+
+        Raises:
+            VitralError: there is no such model, output, size or fingerprint.
+        """
+        plan(self.template, self.registry)
+
+    async def accept(self, data: bytes, permit: Permit) -> Reply:
+        """Takes an item in, waiting for room; what it gives makes the reply.
+
+        Raises:
+            InvalidArgumentError: it is no item.
+            UnavailableError: the model does not serve any more.
+        """
+        item = parse_item(data, memory=self.memory)
+        self.accepted += 1
+        seconds = self.seconds()
+        call = replace(self.template, pictures=(item.picture,), request_bytes=item.bytes)
+        try:
+            needed = self._plan(call)
+            await _hold(permit, needed.reply_bytes + item.bytes, seconds)
+        except UnavailableError:
+            raise
+        except VitralError as error:
+            return self._given(item.number, error)
+        return self._answer(item, call, needed, permit, seconds)
+
+    def _plan(self, call: EmbedCall) -> Plan:
+        door = call.pictures[0].door
+        if door not in self._plans:
+            self._plans[door] = plan(call, self.registry)
+        return self._plans[door]
+
+    async def _answer(
+        self, item: StreamItem, call: EmbedCall, needed: Plan, permit: Permit, seconds: float
+    ) -> bytes:
+        assembly = _ItemAssembly(
+            needed.engine.spec,
+            needed.served.version,
+            needed.wanted,
+            images=1,
+            deadline=monotonic() + seconds,
+            decode=needed.engine.decode,
+        ).of(item.number, self._said)
+        try:
+            frame = await self.embedder.answer(call, needed, assembly, permit=permit, seconds=seconds)
+        except UnavailableError:
+            raise
+        except Exception as error:
+            return await self._given(item.number, explained(error))
+        self.failed += frame.failed
+        return frame.message
+
+    async def _given(self, number: int, error: VitralError) -> bytes:
+        self.failed += 1
+        reply = pb.EmbedStreamResponse(id=number)
+        reply.result.error.CopyFrom(item_error(error, error.reason))
+        return reply.SerializeToString()
+
+
+async def _hold(permit: Permit, size: int, seconds: float) -> None:
+    """Room for one image; a stream waits for it, since nothing more of it is read meanwhile."""
+    until = monotonic() + seconds
+    while True:
+        try:
+            permit.hold(1, size)
+        except QueueFullError:
+            if monotonic() > until:
+                raise
+            await asyncio.sleep(_RETRY)
+        else:
+            return

@@ -1,0 +1,81 @@
+"""Streams of both services: what comes in is answered beside each other, a bounded number at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import Any, TypeAlias
+
+from vitral.errors import UnavailableError
+from vitral_server.admission import Admission, Permit
+
+IN_FLIGHT = 64
+"""Most messages of one stream in work, or answered and not yet taken; the next one is read after that."""
+
+Reply: TypeAlias = Coroutine[Any, Any, bytes]
+Accept: TypeAlias = Callable[[bytes, Permit], Awaitable[Reply]]
+"""Takes a message in, before the next one is read; what it gives makes the reply. Raising ends the stream."""
+
+
+class Stream:
+    """One stream.
+
+    Args:
+        admission: counts what is in work.
+        context: of the call.
+        ordered: whether replies keep the order of what they answer.
+    """
+
+    def __init__(self, admission: Admission, context: Any, *, ordered: bool) -> None:
+        self._admission, self._context, self._ordered = admission, context, ordered
+        self._room = asyncio.Semaphore(IN_FLIGHT)
+        self._writing = asyncio.Lock()
+
+    async def serve(self, requests: AsyncIterator[bytes], accept: Accept) -> None:
+        """Answers until the caller has sent all.
+
+        Raises:
+            UnavailableError: the server drains. What had come was answered.
+            VitralError: whatever `accept` or a reply raises.
+        """
+        try:
+            async with asyncio.TaskGroup() as group:
+                reading = group.create_task(self._read(requests, accept, group))
+                draining = group.create_task(self._admission.draining.wait())
+                await asyncio.wait({reading, draining}, return_when=asyncio.FIRST_COMPLETED)
+                draining.cancel()
+                reading.cancel()
+        except BaseExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        if self._admission.draining.is_set():
+            raise UnavailableError("the server is draining and takes no new requests")
+
+    async def _read(self, requests: AsyncIterator[bytes], accept: Accept, group: asyncio.TaskGroup) -> None:
+        before: asyncio.Task[None] | None = None
+        source = aiter(requests)
+        while await self._room.acquire():
+            data = await anext(source, None)
+            if data is None:
+                return
+            permit = self._admission.arrive()
+            try:
+                reply = await accept(data, permit)
+            except BaseException:
+                self._done(permit)
+                raise
+            before = group.create_task(self._answer(reply, permit, before))
+
+    async def _answer(self, reply: Reply, permit: Permit, before: asyncio.Task[None] | None) -> None:
+        try:
+            message = await reply
+            if self._ordered and before is not None:
+                await asyncio.wait({before})
+            async with self._writing:
+                await self._context.write(message)
+        finally:
+            self._room.release()
+            self._done(permit)
+
+    def _done(self, permit: Permit) -> None:
+        permit.end()
+        self._admission.leave()
