@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import grpc
@@ -11,10 +13,13 @@ import grpc.aio
 
 from vitral import heap
 from vitral.errors import UnavailableError, VitralError
-from vitral_client import failure
+from vitral.v1.model_pb2 import ModelSpec
+from vitral_client import aio_item_driver, failure
 from vitral_client.aio_source import Images, Source
 from vitral_client.call import Call, Job, Steps
 from vitral_client.channel import Road, options, target
+from vitral_client.item_stream import PATH, Flow, Terms
+from vitral_client.request import Wish
 from vitral_client.steps import Result
 from vitral_client.stream import Give, Join, Moves, Pull, Run, Start
 
@@ -85,6 +90,22 @@ class Driver:
             for started in under_way:
                 started.cancel()
             await asyncio.gather(source.close(), *under_way, return_exceptions=True)
+
+    async def items(
+        self, opened: Steps[tuple[Wish, ModelSpec]], images: Images, terms: Terms
+    ) -> AsyncGenerator[tuple[int, Result], None]:
+        """Does a stream of items; where its caller leaves, the call ends."""
+        flow = Flow(*await self.run(opened), terms)
+
+        def begin() -> Any:
+            if self._closed:
+                raise UnavailableError(f"the client of {self._address} is closed")
+            return self._channel(Road.ONCE).stream_stream(PATH)(timeout=terms.left())
+
+        results = aio_item_driver.stream(flow, images, begin, partial(terms.error, address=self._address))
+        async with aclosing(results):
+            async for result in results:
+                yield result
 
     async def close(self) -> None:
         """Ends every call and closes the connection."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self, overload
 
@@ -15,14 +15,14 @@ from vitral_client.channel import DEFAULT_ADDRESS
 from vitral_client.choice import View, choice
 from vitral_client.driver import Driver
 from vitral_client.health import Health
-from vitral_client.image import Image, listed
+from vitral_client.image import Image
 from vitral_client.request import Wish, wish
 from vitral_client.shared import Transport, sharing
 from vitral_client.steps import OnError, Result, Verbs
-from vitral_client.stream import Bounds, Stream
+from vitral_client.streams import Streams
 
 
-class Client:
+class Client(Streams):
     """Images in, patch-embedding tensors out. Threads may share one client.
 
     Args:
@@ -167,55 +167,6 @@ class Client:
         wanted: Wish = wish(model, outputs, chosen, size, expect_fingerprint)
         result: Result | list[Result] = self._driver.run(self._verbs.embed(images, wanted, timeout, errors))
         return result
-
-    def embed_iter(
-        self,
-        images: Iterable[Image],
-        *,
-        model: str | None = None,
-        outputs: str | Sequence[str] | None = None,
-        view: View | None = None,
-        patches: Sequence[int] | None = None,
-        rect: tuple[int, int, int, int] | None = None,
-        l2_normalize: bool = False,
-        dtype: str = "float32",
-        size: tuple[int, int] | None = None,
-        timeout: float | None = None,
-        expect_fingerprint: str | None = None,
-        batch: int = 16,
-        in_flight: int = 4,
-    ) -> Generator[Embedding | ImageError, None, None]:
-        """Embeds images as they come, any number of them, with a bounded number in memory.
-
-        Args:
-            images: each as for `embed`; pulled by whoever takes the results.
-            model: `NAME` or `NAME/VERSION`; None: the only model served.
-            outputs: names of the outputs; None: the model's default outputs.
-            view: as for `embed`.
-            patches: as for `embed`.
-            rect: as for `embed`.
-            l2_normalize: as for `embed`.
-            dtype: as for `embed`.
-            size: height and width, for models of dynamic size.
-            timeout: seconds each request has; None: the client's.
-            expect_fingerprint: refuse to embed with a model of another fingerprint.
-            batch: images of one request.
-            in_flight: most requests in work; `images` is never ahead of the results by more than
-                `batch * in_flight`.
-
-        Yields:
-            One entry for each image, in their order: its `Embedding`, or its `ImageError` whose `index` is
-            its position. All come from one embedding space, also when the model is replaced meanwhile.
-
-        Raises:
-            FingerprintMismatchError: the model was replaced.
-            VitralError: any other way a request can end. The results before it are given first, as they are
-                where `images` itself raises.
-        """
-        chosen = choice(view, patches, rect, dtype, l2_normalize=l2_normalize)
-        wanted: Wish = wish(model, outputs, chosen, size, expect_fingerprint)
-        stream = Stream(self._verbs, wanted, timeout, Bounds(batch, in_flight))
-        return self._driver.stream(stream.moves(), listed(images))
 
     def models(self, *, timeout: float | None = None) -> list[ServedModel]:
         """Every model of the server as `vitral.v1` messages, the failed ones with their `reason`."""

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
+from functools import partial
 from typing import Any, Generic, TypeVar, cast
 
 import grpc
 
 from vitral import heap
 from vitral.errors import UnavailableError, VitralError
-from vitral_client import failure
+from vitral.v1.model_pb2 import ModelSpec
+from vitral_client import failure, item_driver
 from vitral_client.call import Call, Job, Steps
 from vitral_client.channel import Road, options, target
 from vitral_client.image import Image
+from vitral_client.item_stream import PATH, Flow, Terms
+from vitral_client.request import Wish
 from vitral_client.steps import Result
 from vitral_client.stream import Give, Join, Moves, Pull, Run, Signal, Start
 
@@ -82,6 +86,22 @@ class Driver:
         finally:
             for started in under_way:
                 started.cancel()
+
+    def items(
+        self, opened: Steps[tuple[Wish, ModelSpec]], images: Iterable[Image], terms: Terms
+    ) -> Generator[tuple[int, Result], None, None]:
+        """Does a stream of items; where its caller leaves, the call ends."""
+        flow = Flow(*self.run(opened), terms)
+
+        def begin(messages: Iterator[bytes]) -> Any:
+            if self._closed:
+                raise UnavailableError(f"the client of {self._address} is closed")
+            method: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channels[Road.ONCE].stream_stream(
+                PATH
+            )
+            return method(messages, timeout=terms.left())
+
+        yield from item_driver.stream(flow, images, begin, partial(terms.error, address=self._address))
 
     def send(self, call: Call) -> grpc.Future[bytes]:
         """Sends a call.

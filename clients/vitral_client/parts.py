@@ -132,8 +132,13 @@ def _are_at_hand(images: Iterable[Image]) -> bool:
     """Whether these are a few images in memory: to hand them to another thread would take longer."""
     if not isinstance(images, list) or len(images) > _FEW:
         return False
-    sizes = [_size(image) for image in images]
-    return None not in sizes and sum(size or 0 for size in sizes) <= _SMALL
+    return all(map(is_at_hand, images)) and sum(_size(image) or 0 for image in images) <= _SMALL
+
+
+def is_at_hand(image: Image) -> bool:
+    """Whether this is a small image in memory, which takes no file to be read nor a picture to be encoded."""
+    size = _size(image)
+    return size is not None and size <= _SMALL
 
 
 def _size(image: Image) -> int | None:

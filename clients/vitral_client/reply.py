@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -21,10 +21,11 @@ from vitral_client.memory import Range
 from vitral_client.request import Request, Wish
 
 M = TypeVar("M", bound=Message)
+H = TypeVar("H", pb.EmbedResponse, pb.EmbedStreamResponse)
 
 
 @dataclass(frozen=True)
-class Reply:
+class Reply(Generic[H]):
     """A reply taken apart.
 
     Attributes:
@@ -33,7 +34,7 @@ class Reply:
         range: shared memory that was lent for the outputs; None: none was.
     """
 
-    header: pb.EmbedResponse
+    header: H
     payloads: Sequence[memoryview]
     range: Range | None = None
 
@@ -50,7 +51,7 @@ def message(kind: type[M], data: bytes) -> M:
         raise ServerError(f"the reply of {len(data)} bytes is no {kind.__name__}: {error}") from None
 
 
-def parse(data: bytes, lent: Range | None = None) -> Reply:
+def parse(data: bytes, lent: Range | None = None) -> Reply[pb.EmbedResponse]:
     """Takes a reply apart.
 
     Raises:
@@ -63,7 +64,9 @@ def parse(data: bytes, lent: Range | None = None) -> Reply:
     return Reply(message(pb.EmbedResponse, header), payloads, lent)
 
 
-def results(reply: Reply, request: Request, wish: Wish, spec: ModelSpec) -> list[Embedding | ImageError]:
+def results(
+    reply: Reply[pb.EmbedResponse], request: Request, wish: Wish, spec: ModelSpec
+) -> list[Embedding | ImageError]:
     """One entry for each image of the caller, in the caller's order.
 
     Raises:
@@ -77,28 +80,55 @@ def results(reply: Reply, request: Request, wish: Wish, spec: ModelSpec) -> list
     every: dict[int, Embedding | ImageError] = dict(request.failed)
     for index, result in zip(request.sent, header.results, strict=True):
         if result.HasField("error"):
-            every[index] = ImageError(result.error.message, cause=result.error.reason, index=index)
+            every[index] = _failed(result, index)
             continue
-        every[index] = Embedding(
-            outputs={
-                tensor.name: _array(tensor, reply, what=f"output {tensor.name}") for tensor in result.outputs
-            },
-            grid=(result.grid.height, result.grid.width),
-            spec=spec,
-            version=header.version,
-            timings=timings,
-            decode=decodes.of_enum(header.decode),
-            selections=done,
-            scales={
-                tensor.name: _array(tensor.scale, reply, what=f"scale of output {tensor.name}")
-                for tensor in result.outputs
-                if tensor.HasField("scale")
-            },
-        )
+        every[index] = _embedding(result, reply, spec, timings, done)
     return [every[index] for index in sorted(every)]
 
 
-def _done(header: pb.EmbedResponse, wish: Wish) -> dict[str, Selection]:
+def item(data: bytes, wish: Wish, spec: ModelSpec) -> tuple[int, Embedding | ImageError]:
+    """The number and the result in one reply of a stream.
+
+    Raises:
+        ServerError: it is no EmbedStreamResponse, or contradicts itself.
+    """
+    try:
+        header, payloads = framing.split(data)
+    except InvalidArgumentError as error:
+        raise ServerError(f"the reply of {len(data)} bytes is no EmbedStreamResponse: {error}") from None
+    said = message(pb.EmbedStreamResponse, header)
+    if said.result.HasField("error"):
+        return said.id, _failed(said.result, said.id)
+    done = _done(said, wish)
+    return said.id, _embedding(said.result, Reply(said, payloads), spec, _timings(said.timings), done)
+
+
+def _failed(result: pb.ItemResult, index: int) -> ImageError:
+    return ImageError(result.error.message, cause=result.error.reason, index=index)
+
+
+def _embedding(
+    result: pb.ItemResult, reply: Reply[H], spec: ModelSpec, timings: Timings, done: dict[str, Selection]
+) -> Embedding:
+    return Embedding(
+        outputs={
+            tensor.name: _array(tensor, reply, what=f"output {tensor.name}") for tensor in result.outputs
+        },
+        grid=(result.grid.height, result.grid.width),
+        spec=spec,
+        version=reply.header.version,
+        timings=timings,
+        decode=decodes.of_enum(reply.header.decode),
+        selections=done,
+        scales={
+            tensor.name: _array(tensor.scale, reply, what=f"scale of output {tensor.name}")
+            for tensor in result.outputs
+            if tensor.HasField("scale")
+        },
+    )
+
+
+def _done(header: H, wish: Wish) -> dict[str, Selection]:
     """What the server says it did, by output.
 
     Raises:
@@ -117,7 +147,7 @@ def _done(header: pb.EmbedResponse, wish: Wish) -> dict[str, Selection]:
     return done
 
 
-def _array(tensor: tensor_pb2.Tensor, reply: Reply, *, what: str) -> Array:
+def _array(tensor: tensor_pb2.Tensor, reply: Reply[H], *, what: str) -> Array:
     where, payloads = tensor.WhichOneof("location"), reply.payloads
     data: bytes | memoryview
     if where == "payload" and tensor.payload < len(payloads):

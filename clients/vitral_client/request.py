@@ -125,7 +125,7 @@ def frame(contents: Sequence[Content], wish: Wish) -> bytes:
         else:
             tensor = item.pixels if isinstance(content, Pixels) else item.prepared
             tensor.payload = len(payloads)
-            payloads.append(_fill(tensor, content))
+            payloads.append(fill(tensor, content))
     total = framing.framed_bytes(request.ByteSize(), (payload.nbytes for payload in payloads))
     if total > MAX_MESSAGE_BYTES:
         what = f"a request of {len(contents)} images" if len(contents) > 1 else "a request of one image"
@@ -154,7 +154,7 @@ def frame_shared(request: Request, sent: Range | None, reply: Range) -> bytes:
             item.encoded = content
             continue
         tensor = item.pixels if isinstance(content, Pixels) else item.prepared
-        array = _fill(tensor, content)
+        array = fill(tensor, content)
         tensor.shared.CopyFrom(sent.write(at, array))
         at += sizes.aligned(array.nbytes)
     return made.SerializeToString()
@@ -169,7 +169,8 @@ def _head(wish: Wish) -> pb.EmbedRequest:
     return request
 
 
-def _fill(tensor: tensor_pb2.Tensor, content: Pixels | Prepared) -> Array:
+def fill(tensor: tensor_pb2.Tensor, content: Pixels | Prepared) -> Array:
+    """Says in `tensor` what this array is; gives its payload."""
     kind = np.uint8 if isinstance(content, Pixels) else np.dtype("<f4")
     array = np.ascontiguousarray(content.array, dtype=kind)
     tensor.dtype = tensor_pb2.DATA_TYPE_UINT8 if isinstance(content, Pixels) else tensor_pb2.DATA_TYPE_FLOAT32

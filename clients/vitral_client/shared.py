@@ -61,7 +61,9 @@ class Sharing:
         self._registering = threading.Lock()
         self._off = False
 
-    def ask(self, request: Request, size: int, deadline: Deadline) -> Steps[reply.Reply | None]:
+    def ask(
+        self, request: Request, size: int, deadline: Deadline
+    ) -> Steps[reply.Reply[pb.EmbedResponse] | None]:
         """The reply to a request, `size` bytes of outputs in shared memory; None: ask the ordinary way.
 
         Raises:
@@ -170,7 +172,7 @@ def _framed(request: Request, sent: Range | None, lent: Range) -> Steps[bytes]:
     return message
 
 
-def _exchange(call: Call, lent: Range) -> Steps[reply.Reply]:
+def _exchange(call: Call, lent: Range) -> Steps[reply.Reply[pb.EmbedResponse]]:
     """One call; what becomes of the range is decided by how it ended."""
     try:
         answer: bytes = yield call

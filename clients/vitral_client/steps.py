@@ -108,6 +108,13 @@ class Verbs:
         spec = yield from self._learn(wish.model, clock())
         return replace(wish, fingerprint=wish.fingerprint or spec.fingerprint)
 
+    def flow(self, wish: Wish, timeout: float | None) -> Steps[tuple[Wish, ModelSpec]]:
+        """The wish of a stream, held to the fingerprint the model has now; outputs named where need be."""
+        spec = yield from self._learn(wish.model, self.deadline(timeout))
+        named = bool(wish.outputs) or wish.selection == WHOLE
+        outputs = wish.outputs if named else tuple(spec.default_outputs)
+        return replace(wish, outputs=outputs, fingerprint=wish.fingerprint or spec.fingerprint), spec
+
     def models(self, timeout: float | None = None) -> Steps[list[pb.ServedModel]]:
         """Every model of the server, the failed ones with their reason."""
         message = pb.ListModelsRequest().SerializeToString()
@@ -147,7 +154,7 @@ class Verbs:
         self._known[wish.model] = spec
         return reply.results(parts, request, wish, spec), parts.header.fingerprint
 
-    def _ask(self, request: Request, wish: Wish, deadline: Deadline) -> Steps[reply.Reply]:
+    def _ask(self, request: Request, wish: Wish, deadline: Deadline) -> Steps[reply.Reply[pb.EmbedResponse]]:
         if self.sharing is not None:
             size = yield from self._shared_bytes(wish, len(request.sent), deadline)
             shared = yield from self.sharing.ask(request, size, deadline)
