@@ -9,7 +9,7 @@ from typing import TypeAlias
 from google.protobuf.message import DecodeError
 
 from vitral import framing, output_request, tensors
-from vitral.errors import ImageError, InvalidArgumentError
+from vitral.errors import ImageError, InvalidArgumentError, RegionError
 from vitral.limits import MAX_REPLY_BYTES
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
@@ -89,12 +89,14 @@ def parse_item(message: bytes, *, memory: Memory) -> StreamItem:
 
     Raises:
         InvalidArgumentError: it is malformed, or another configuration.
-        RegionError: it names shared memory that is not the caller's to name.
     """
     request, payloads = _stream_request(message)
     if request.WhichOneof("message") == "config":
         raise InvalidArgumentError("a stream has one configuration, its first message; another one came")
-    picture = _picture(request.item, payloads, memory)
+    try:
+        picture = _picture(request.item, payloads, memory)
+    except RegionError as error:
+        picture = Picture(Door.ENCODED, ImageError(str(error), cause=error.reason))
     return StreamItem(request.id, picture, len(message) + _shared_bytes(request.item))
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any, TypeAlias
 
-from vitral.errors import UnavailableError
+from vitral.errors import CancelledError, UnavailableError
 from vitral_server.admission import Admission, Permit
 
 IN_FLIGHT = 64
@@ -71,10 +71,16 @@ class Stream:
             if self._ordered and before is not None:
                 await asyncio.wait({before})
             async with self._writing:
-                await self._context.write(message)
+                await self._write(message)
         finally:
             self._room.release()
             self._done(permit)
+
+    async def _write(self, message: bytes) -> None:
+        try:
+            await self._context.write(message)
+        except Exception:  # grpc has no public class for it
+            raise CancelledError("the caller is gone") from None
 
     def _done(self, permit: Permit) -> None:
         permit.end()
