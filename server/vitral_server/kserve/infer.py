@@ -25,7 +25,7 @@ from vitral_server.kserve.contents import Typed
 from vitral_server.kserve.region import Slice
 from vitral_server.kserve.regions import Regions
 from vitral_server.kserve.reply import Form, InferAssembly
-from vitral_server.kserve.request import Range, Request, read
+from vitral_server.kserve.request import Range, Request
 from vitral_server.kserve.statistics import Statistics
 from vitral_server.kserve.status import translated
 from vitral_server.log import RequestLine
@@ -158,6 +158,3 @@ class Inference:
 
     def _most(self, face: Face) -> int:
         return face.max_batch_size or self._config.max_items
-
-
-__all__ = ["Caller", "Inference", "read"]

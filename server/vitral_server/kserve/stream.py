@@ -64,6 +64,7 @@ class Stream:
                 log.exception("internal error", extra={"error_id": number})
                 told = f"internal error; the server's log explains it under id {number}"
                 reply = _failure(data, told)
+            del data  # it would wait for its turn too
             if before is not None:
                 await asyncio.wait({before})
             await self._context.write(reply)
