@@ -118,7 +118,14 @@ def test_the_first_line_of_each_readme_leads_to_the_other() -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["README.md", "README.ko.md", "docs/architecture.md", "docs/performance.md", "docs/verification.md"],
+    [
+        "README.md",
+        "README.ko.md",
+        "docs/architecture.md",
+        "docs/kserve.md",
+        "docs/performance.md",
+        "docs/verification.md",
+    ],
 )
 def test_links_and_named_files_exist(path: str) -> None:
     page = ROOT / path

@@ -43,6 +43,7 @@ def _typed(field: str, *values: Any, datatype: str = "FP32") -> Callable[[Any], 
     def change(request: Any) -> None:
         del request.raw_input_contents[:]
         request.inputs[0].datatype = datatype
+        request.inputs[0].contents.SetInParent()
         getattr(request.inputs[0].contents, field).extend(values)
 
     return change
@@ -79,6 +80,11 @@ def _twice(request: Any) -> None:
 
 def _both(request: Any) -> None:
     request.inputs[0].contents.fp32_contents.append(1)
+
+
+def _typed_twice(request: Any) -> None:
+    _typed("fp32_contents", 1.0)(request)
+    request.inputs[0].contents.fp64_contents.append(1.0)
 
 
 def _class(request: Any) -> None:
@@ -171,6 +177,17 @@ CASES: dict[str, tuple[Callable[[Any], Any], str, str]] = {
         "INVALID_ARGUMENT",
         f"{EXPLICIT} 'INT32', expected datatype 'FP32'",
     ),
+    "typed, of no type": (
+        _typed("fp32_contents", 1.0, datatype="ZZ"),
+        "INVALID_ARGUMENT",
+        f"{EXPLICIT} 'FP32', expected datatype '<invalid>'",
+    ),
+    "typed twice": (
+        _typed_twice,
+        "INVALID_ARGUMENT",
+        f"unexpected explicit tensor data for input tensor {OF[6:]}, binary data was already supplied.",
+    ),
+    "typed, without any": (_typed("fp32_contents"), "INVALID_ARGUMENT", "Expected 24576, got 0"),
     "typed half": (
         _typed("fp32_contents", 1.0, datatype="FP16"),
         "INVALID_ARGUMENT",
@@ -190,6 +207,16 @@ CASES: dict[str, tuple[Callable[[Any], Any], str, str]] = {
         _parameter("triton_enable_empty_final_response", "int64_param", 1),
         "INVALID_ARGUMENT",
         "invalid value type for 'triton_enable_empty_final_response' parameter, expected bool_param.",
+    ),
+    "type of a parameter that is ignored": (
+        _parameter("priority", "string_param", "1"),
+        "INVALID_ARGUMENT",
+        "invalid value type for 'priority' parameter, expected int64_param or uint64_param.",
+    ),
+    "type of a parameter that nobody knows": (
+        _parameter("other", "uint64_param", 1),
+        "INVALID_ARGUMENT",
+        "invalid value type for 'other' parameter, expected int64_param, bool_param, or string_param.",
     ),
     "reserved": (
         _parameter("triton_x", "bool_param", True),
@@ -216,6 +243,28 @@ def test_the_callers_id_stands_in_front(stub: Any) -> None:
     request = message(BATCH, id="a7")
     request.raw_input_contents[0] = b"abcd"
     assert kserving.refusal(stub.ModelInfer, request)[1].startswith("[request id: a7] input byte size")
+
+
+@pytest.mark.parametrize(
+    "pair",
+    [
+        ("version", "reserved"),
+        ("timeout", "one input twice"),
+        ("no data", "classification"),
+        ("classification", "output"),
+        ("output", "input"),
+        ("input", "batch"),
+        ("batch", "type"),
+        ("type", "shape"),
+        ("shape", "bytes"),
+    ],
+)
+def test_of_two_faults_the_same_is_named_first(stub: Any, pair: tuple[str, str]) -> None:
+    request = message(BATCH)
+    for case in reversed(pair):
+        CASES[case][0](request)
+    _, told = kserving.refusal(stub.ModelInfer, request)
+    assert CASES[pair[0]][2] in told
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import queue
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import grpc
 import kserving
@@ -128,6 +130,22 @@ def test_a_bad_image_fails_its_request_by_index(client: Any) -> None:
         client.infer(IMAGES, kserving.files(*images))
     assert caught.value.status() == "StatusCode.INVALID_ARGUMENT"
     assert "image 3 of 6: 10 bytes are no image of a known format" in caught.value.message()
+
+
+def test_the_examples_of_the_page_run(
+    kserve_server: Running, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = Path(__file__).parent.parent / "docs" / "kserve.md"
+    blocks = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
+    code = "\n".join(blocks).replace("127.0.0.1:50051", kserve_server.address)
+    code = code.replace('"/rows"', f'"/rows-{uuid4().hex}"')
+    monkeypatch.chdir(tmp_path)
+    Path("photo.jpg").write_bytes(PICTURES[0])
+    names: dict[str, Any] = {}
+    assert len(blocks) == 3
+    exec(code, names)  # noqa: S102  (our own page)
+    assert len(names["rows"]) == 4
+    names["client"].close()
 
 
 def test_callbacks(client: Any, preset_repo: Path) -> None:

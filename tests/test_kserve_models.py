@@ -121,6 +121,12 @@ def test_models_that_are_not_there(
     assert (got, words in told) == (code, True), told
 
 
+@pytest.mark.parametrize("version", ["1", "01", "+1", " 1", "1x"])
+def test_a_version_is_read_as_triton_reads_it(client: Any, version: str) -> None:
+    assert client.is_model_ready(MODEL, version)
+    assert client.get_model_metadata(MODEL, version).name == MODEL
+
+
 def test_models_that_do_not_serve(preset_repo: Path) -> None:
     engine = vitral_engine.open(preset_repo / MODEL)
     whole = Served(MODEL, "2", engine)

@@ -129,6 +129,8 @@ def test_status_and_unregister(client: Any, memory: Any) -> None:
         ({"offset": -4}, "INVALID_ARGUMENT", "Invalid offset for shared memory region: 'r'"),
         ({"size": 0}, "INVALID_ARGUMENT", "Invalid offset + byte size for shared memory region: 'r'"),
         ({"size": 100}, "INVALID_ARGUMENT", "input byte size mismatch for input 'pixel_values'"),
+        ({"size": 0, "offset": 8}, "INVALID_ARGUMENT", "Expected 12288, got 0"),
+        ({"size": -1}, "INVALID_ARGUMENT", "Invalid offset + byte size for shared memory region: 'r'"),
     ],
 )
 def test_inputs_that_are_not_there(
@@ -204,6 +206,7 @@ def test_parameters_must_be_whole(kserve_server: Running) -> None:
             ("shared_memory_byte_size", "string_param", "1", "expected int64_param."),
             ("shared_memory_offset", "string_param", "1", "expected int64_param."),
             ("shared_memory_byte_size", None, None, "must be specified along with"),
+            ("shared_memory_region", None, None, "can not be specified without 'shared_memory_region'"),
         ):
             request = kserving.message(noise(1))
             parameters = request.inputs[0].parameters

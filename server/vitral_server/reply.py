@@ -80,6 +80,7 @@ class Assembly:
         self.left = False
         self._decode = decodes.to_enum(decode)
         self._place = place
+        self._writes = place is not None  # into memory of the caller
         self._spec, self._version, self._wanted = spec, version, wanted
         self._slots: list[list[elements.Made] | ImageError | None] = [None] * images
         self._remaining = images
@@ -133,7 +134,7 @@ class Assembly:
         """Nobody waits any more; where this returns, no thread writes into the caller's memory any more."""
         self.left = True
         answered = self.future.done() and not self.future.cancelled() and self.future.exception() is None
-        if self._place is not None and not answered:
+        if self._writes and not answered:
             with self._lock:  # of a thread that is at it, which takes the time of a copy
                 pass
         self._place = None

@@ -130,17 +130,19 @@ class Catalogue:
         return entry, entry.face
 
     def chosen(self, name: str, version: str) -> list[Entry]:
-        """The versions of this name that were opened; without a name those of all.
+        """The versions of this name that were opened; without a name all there are.
 
         Raises:
             InvalidArgumentError: there is none, or the version is no number.
         """
         wanted = _version(version)
-        if name and name not in self._entries:
+        if not name:
+            return [one for one in self if one.face is not None]
+        if name not in self._entries:
             raise InvalidArgumentError(f"requested model '{name}' is not available")
-        entries = self._entries[name] if name else self
-        found = [one for one in entries if one.face is not None and wanted in ("", one.version)]
-        if name and not found:
+        entries = (one for one in self._entries[name] if one.face is not None)
+        found = [one for one in entries if wanted in ("", one.version)]
+        if not found:
             raise InvalidArgumentError(f"requested model version is not available for model '{name}'")
         return found
 
@@ -152,13 +154,14 @@ def _version(text: str) -> str:
     """The version as its folder is named, empty for the newest."""
     if not text:
         return ""
-    if not re.fullmatch(r"[+-]?[0-9]+", text, re.ASCII) or abs(int(text)) > _LARGEST_VERSION:
+    number = re.match(r"\s*([+-]?[0-9]+)", text)  # what follows is ignored, as by C's strtol
+    if number is None or len(number[1]) > 30 or abs(int(number[1])) > _LARGEST_VERSION:
         told = f"failed to get model version from specified version string '{text[:40]}' (details: stol)"
         raise InvalidArgumentError(f"{told}, version should be an integral value > 0")
-    if int(text) < 0:
+    if int(number[1]) < 0:
         told = f"invalid model version specified '{text}' "
         raise InvalidArgumentError(f"{told}, version should be an integral value > 0")
-    return str(int(text))
+    return str(int(number[1]))
 
 
 def _tensor_face(model: Model) -> Face:

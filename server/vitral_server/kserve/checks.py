@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
 from vitral.errors import InvalidArgumentError
 from vitral.tensors import ITEM_BYTES
 from vitral_server.kserve.catalogue import Entry, Face
-from vitral_server.kserve.datatype import KNOWN, TensorType
+from vitral_server.kserve.contents import Find
+from vitral_server.kserve.datatype import TensorType, known
 from vitral_server.kserve.region import Slice
-from vitral_server.kserve.request import Range, Request, range_of, refuse_classification
+from vitral_server.kserve.request import Request, range_of, refuse_classes
 from vitral_server.kserve.status import RegionMemoryError
-
-Find = Callable[[Range], Slice]
-"""The shared memory of a range."""
 
 _NOTE = (
     "NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be prepended "
@@ -38,21 +36,32 @@ def once_each(request: Request) -> None:
         names.add(tensor.name)
 
 
+def places(request: Request, *, find: Find) -> dict[str, Slice]:
+    """Output name to the shared memory it goes to, of those that go there.
+
+    Raises:
+        UnsupportedError: class labels are wanted.
+        VitralError: there is no such memory.
+    """
+    found = {}
+    for tensor in request.message.outputs:
+        refuse_classes(tensor)
+        if (where := range_of(tensor)) is not None:
+            found[tensor.name] = find(where)
+    return found
+
+
 def outputs(request: Request, entry: Entry, face: Face) -> list[TensorType]:
     """The outputs that are wanted, each once, in the order of their names; all where none is named.
 
     Raises:
         InvalidArgumentError: the model has no such output.
-        UnsupportedError: class labels are wanted.
     """
-    wanted = request.message.outputs
-    for tensor in wanted:
-        refuse_classification(tensor)
-        if tensor.name not in face.outputs:
-            raise InvalidArgumentError(
-                f"unexpected inference output '{tensor.name}' for model '{entry.name}'"
-            )
-    return [face.outputs[name] for name in sorted({tensor.name for tensor in wanted} or face.outputs)]
+    wanted = [tensor.name for tensor in request.message.outputs]
+    for name in wanted:
+        if name not in face.outputs:
+            raise InvalidArgumentError(f"unexpected inference output '{name}' for model '{entry.name}'")
+    return [face.outputs[name] for name in sorted(set(wanted) or face.outputs)]
 
 
 def the_input(request: Request, entry: Entry, face: Face, *, most: int) -> tuple[int, ...]:
@@ -80,32 +89,27 @@ def the_input(request: Request, entry: Entry, face: Face, *, most: int) -> tuple
             f"{prefix}{told}, but missing required input(s) {missing}. Please provide all required input(s)."
         )
     [tensor] = inputs
+    shape = tuple(tensor.shape)
+    _batch(shape, request, entry, face)
     if tensor.datatype != kind.datatype:
-        said = tensor.datatype if tensor.datatype in KNOWN else "<invalid>"
-        told = f"inference input '{kind.name}' data-type is '{said}', but model '{entry.name}'"
-        raise InvalidArgumentError(f"{prefix}{told} expects '{kind.datatype}'")
-    return _shape(tuple(tensor.shape), request, entry, face, most)
+        told = f"inference input '{kind.name}' data-type is '{known(tensor.datatype)}', but model"
+        raise InvalidArgumentError(f"{prefix}{told} '{entry.name}' expects '{kind.datatype}'")
+    _shape(shape, request, entry, face, most)
+    return shape
 
 
-def targets(request: Request, shape: tuple[int, ...], face: Face, *, find: Find) -> dict[str, Slice]:
-    """Output name to the shared memory it goes to, of those that go there.
+def room(places: Mapping[str, Slice], rows: int, face: Face) -> None:
+    """Refuses shared memory that is too small for so many rows of its output.
 
     Raises:
-        VitralError: there is no such memory, or it is too small.
+        RegionMemoryError: with both numbers.
     """
-    found = {}
-    for tensor in request.message.outputs:
-        if (where := range_of(tensor)) is None:
-            continue
-        target, kind = find(where), face.outputs[tensor.name]
-        needed = shape[0] * math.prod(kind.dims) * ITEM_BYTES[kind.dtype]
-        if needed > target.nbytes:
-            told = f"shared memory size specified with the request for output '{tensor.name}'"
-            raise RegionMemoryError(
-                f"{told} ({target.nbytes} bytes) should be at least {needed} bytes to hold the results"
-            )
-        found[tensor.name] = target
-    return found
+    for name, place in places.items():
+        kind = face.outputs[name]
+        needed = rows * math.prod(kind.dims) * ITEM_BYTES[kind.dtype]
+        if needed > place.nbytes:
+            told = f"shared memory size specified with the request for output '{name}' ({place.nbytes} bytes)"
+            raise RegionMemoryError(f"{told} should be at least {needed} bytes to hold the results")
 
 
 def size(request: Request, entry: Entry, face: Face, shape: tuple[int, ...], got: int) -> None:
@@ -120,28 +124,27 @@ def size(request: Request, entry: Entry, face: Face, shape: tuple[int, ...], got
         raise InvalidArgumentError(f"{request.prefix}{told}. Expected {expected}, got {got}")
 
 
-def _shape(shape: tuple[int, ...], request: Request, entry: Entry, face: Face, most: int) -> tuple[int, ...]:
-    prefix, name, batched = request.prefix, face.input.name, face.max_batch_size
-    model = f"for model '{entry.name}'"
-    if batched and not shape:
-        told = f"input '{name}' has no shape but model requires batch dimension for '{entry.name}'"
-        raise InvalidArgumentError(prefix + told)
-    if batched and shape[0] > batched:
-        told = f"inference request batch-size must be <= {batched} for '{entry.name}'"
-        raise InvalidArgumentError(prefix + told)
-    expected = (-1, *face.input.dims) if batched else face.input.dims
-    fits = len(shape) == len(expected) and all(
-        want in (-1, have) for want, have in zip(expected[1:], shape[1:], strict=True)
-    )
-    told = f"unexpected shape for input '{name}' {model}. Expected {_dims(expected)}, got {_dims(shape)}"
-    if not fits:
-        raise InvalidArgumentError(f"{prefix}{told}. {_NOTE if batched else ''}".rstrip())
+def _batch(shape: tuple[int, ...], request: Request, entry: Entry, face: Face) -> None:
+    most = face.max_batch_size
+    if most and not shape:
+        told = f"input '{face.input.name}' has no shape but model requires batch dimension for '{entry.name}'"
+        raise InvalidArgumentError(request.prefix + told)
+    if most and shape[0] > most:
+        told = f"inference request batch-size must be <= {most} for '{entry.name}'"
+        raise InvalidArgumentError(request.prefix + told)
+
+
+def _shape(shape: tuple[int, ...], request: Request, entry: Entry, face: Face, most: int) -> None:
+    prefix, what = request.prefix, f"input '{face.input.name}' for model '{entry.name}'"
+    expected = (-1, *face.input.dims) if face.max_batch_size else face.input.dims
+    pairs = zip(expected[1:], shape[1:], strict=False)
+    told = f"unexpected shape for {what}. Expected {_dims(expected)}, got {_dims(shape)}"
+    if len(shape) != len(expected) or not all(want in (-1, have) for want, have in pairs):
+        raise InvalidArgumentError(f"{prefix}{told}. {_NOTE if face.max_batch_size else ''}".rstrip())
     if shape[0] < 1:
         raise InvalidArgumentError(f"{prefix}{told}. At least one row is needed")
     if shape[0] > most:
-        told = f"input '{name}' {model} has {shape[0]} images; the limit is {most}"
-        raise InvalidArgumentError(prefix + told)
-    return shape
+        raise InvalidArgumentError(f"{prefix}{what} has {shape[0]} images; the limit is {most}")
 
 
 def _dims(shape: Any) -> str:

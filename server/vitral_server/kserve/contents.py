@@ -3,31 +3,35 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
 from vitral.errors import InvalidArgumentError
 from vitral.tensors import numpy_dtype
-from vitral_server.kserve.datatype import TYPED, TensorType
+from vitral_server.kserve.datatype import TYPED, TensorType, known
 from vitral_server.kserve.region import Slice
 from vitral_server.kserve.request import Range, Request, range_of
 
 Typed: TypeAlias = Sequence[Any]
 """Values spelt out one by one."""
 
-Source: TypeAlias = memoryview | Range | Typed
+Source: TypeAlias = memoryview | Slice | Typed
 """Where the values of an input are: raw in the message, in shared memory, or spelt out."""
+
+Find: TypeAlias = Callable[[Range], Slice]
+"""The shared memory that a caller names."""
 
 _LENGTH = struct.Struct("<I")
 
 
-def sources(request: Request, model: str) -> list[Source]:
+def sources(request: Request, model: str, *, find: Find) -> list[Source]:
     """Where each input's values are, in the order of the inputs.
 
     Raises:
         InvalidArgumentError: an input has none, or two.
+        VitralError: there is no such shared memory.
     """
     raw, found = iter(request.raw), list[Source]()
     for tensor in request.message.inputs:
@@ -37,7 +41,7 @@ def sources(request: Request, model: str) -> list[Source]:
             if typed is not None:
                 told = f"unexpected 'content' provided when using shared memory for input tensor {where}"
                 raise InvalidArgumentError(told)
-            found.append(shared)
+            found.append(find(shared))
         elif typed is not None:
             if request.raw:
                 told = "contents field must not be specified when using raw_input_contents for"
@@ -50,14 +54,14 @@ def sources(request: Request, model: str) -> list[Source]:
     return found
 
 
-def size(source: memoryview | Slice | Typed, kind: TensorType) -> int:
+def size(source: Source, kind: TensorType) -> int:
     """Bytes of the values as raw contents; of strings without their lengths' bytes, where spelt out."""
     if isinstance(source, memoryview | Slice):
         return source.nbytes
     return len(source) * numpy_dtype(kind.dtype).itemsize if kind.dtype else sum(map(len, source))
 
 
-def load(source: memoryview | Slice | Typed, kind: TensorType) -> memoryview:
+def load(source: Source, kind: TensorType) -> memoryview:
     """The values of numbers as raw bytes; a copy unless they came so. Any thread may call it.
 
     Raises:
@@ -71,7 +75,7 @@ def load(source: memoryview | Slice | Typed, kind: TensorType) -> memoryview:
     return np.array(source).astype(numpy_dtype(kind.dtype)).data.cast("B")
 
 
-def strings(source: memoryview | Slice | Typed, count: int, *, name: str) -> list[bytes]:
+def strings(source: Source, count: int, *, name: str) -> list[bytes]:
     """The byte strings of an input. Any thread may call it.
 
     Raises:
@@ -107,15 +111,16 @@ def _unpacked(data: memoryview, most: int, name: str) -> list[bytes]:
 
 
 def _typed(tensor: Any, where: str) -> Typed | None:
-    """The values in the field of typed contents that has any."""
+    """The values in the field of typed contents that has any; None where there are no such contents."""
     if not tensor.HasField("contents"):
         return None
+    found: Typed | None = None
+    told = f"unexpected explicit tensor data for input tensor {where}"
     for field, values in tensor.contents.ListFields():
-        if tensor.datatype not in TYPED[field.name]:
-            told = (
-                f"unexpected explicit tensor data for input tensor {where} of type '{TYPED[field.name][0]}'"
-            )
-            raise InvalidArgumentError(f"{told}, expected datatype '{tensor.datatype}'")
-        typed: Typed = values
-        return typed
-    return None
+        if found is not None:
+            raise InvalidArgumentError(f"{told}, binary data was already supplied.")
+        kinds, said = TYPED[field.name], known(tensor.datatype)
+        if said not in kinds:
+            raise InvalidArgumentError(f"{told} of type '{kinds[0]}', expected datatype '{said}'")
+        found = values
+    return () if found is None else found

@@ -38,8 +38,7 @@ TYPED: Mapping[str, tuple[str, ...]] = MappingProxyType(
 )
 """Field of typed contents to the types it can hold, the widest first. FP16 and BF16 exist only raw."""
 
-KNOWN = frozenset(name for names in TYPED.values() for name in names) | {"FP16", "BF16"}
-"""Every type of the protocol."""
+_KNOWN = frozenset(name for names in TYPED.values() for name in names) | {"FP16", "BF16"}
 
 
 @dataclass(frozen=True)
@@ -57,3 +56,8 @@ class TensorType:
     datatype: str
     dims: tuple[int, ...]
     dtype: int = 0
+
+
+def known(datatype: str) -> str:
+    """The name as errors say it: `<invalid>` for one that the protocol does not have."""
+    return datatype if datatype in _KNOWN else "<invalid>"

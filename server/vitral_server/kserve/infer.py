@@ -21,11 +21,11 @@ from vitral_server.config import ServerConfig
 from vitral_server.embed import Embedder
 from vitral_server.kserve import checks, contents
 from vitral_server.kserve.catalogue import Catalogue, Entry, Face
-from vitral_server.kserve.contents import Typed
+from vitral_server.kserve.contents import Source
 from vitral_server.kserve.region import Slice
 from vitral_server.kserve.regions import Regions
 from vitral_server.kserve.reply import Form, InferAssembly
-from vitral_server.kserve.request import Range, Request, read
+from vitral_server.kserve.request import Request, timeout_of
 from vitral_server.kserve.statistics import Statistics
 from vitral_server.kserve.status import translated
 from vitral_server.log import RequestLine
@@ -75,15 +75,17 @@ class Inference:
         """
         message, find = request.message, partial(self._regions.find, peer=caller.peer)
         entry, face = self._catalogue.find(message.model_name, message.model_version)
+        timeout = timeout_of(request)
         checks.once_each(request)
-        sources = contents.sources(request, entry.name)
+        sources = contents.sources(request, entry.name, find=find)
+        places = checks.places(request, find=find)
         outputs = checks.outputs(request, entry, face)
-        shape = checks.the_input(request, entry, face, most=self._most(face))
-        targets = checks.targets(request, shape, face, find=find)
-        source = find(sources[0]) if isinstance(sources[0], Range) else sources[0]
+        shape = checks.the_input(request, entry, face, most=face.max_batch_size or self._config.max_items)
+        checks.room(places, shape[0], face)
+        [source] = sources
         pictures = await self._pictures(request, entry, face, shape, source)
         seconds = self._config.timeout if caller.seconds is None else max(0.0, caller.seconds)
-        by_parameter = 0 < request.timeout < seconds
+        by_parameter = 0 < timeout < seconds
         call = EmbedCall(
             model=entry.served.name,
             version=entry.version,
@@ -94,7 +96,7 @@ class Inference:
             fingerprint="",
             request_bytes=request.size + (source.nbytes if isinstance(source, Slice) else 0),
         )
-        form = Form(entry.name, entry.version, message.id, outputs, targets, caller.streamed)
+        form = Form(entry.name, entry.version, message.id, outputs, places, caller.streamed)
         start = perf_counter()
         try:
             return await self._run(
@@ -102,7 +104,7 @@ class Inference:
                 call,
                 form,
                 permit=permit,
-                seconds=request.timeout if by_parameter else seconds,
+                seconds=timeout if by_parameter else seconds,
                 line=line,
             )
         except VitralError as error:
@@ -130,7 +132,7 @@ class Inference:
         entry: Entry,
         face: Face,
         shape: tuple[int, ...],
-        source: memoryview | Slice | Typed,
+        source: Source,
     ) -> tuple[Picture, ...]:
         size = contents.size(source, face.input)
         if size > MAX_MESSAGE_BYTES:
@@ -155,9 +157,3 @@ class Inference:
         if size <= _AT_ONCE:
             return make()
         return await asyncio.get_running_loop().run_in_executor(self._pool, make)
-
-    def _most(self, face: Face) -> int:
-        return face.max_batch_size or self._config.max_items
-
-
-__all__ = ["Caller", "Inference", "read"]

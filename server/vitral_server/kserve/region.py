@@ -63,7 +63,7 @@ class Region:
         """
         if not 0 <= offset < self.size:
             raise InvalidArgumentError(f"Invalid offset for shared memory region: '{self.name}'")
-        if not 0 < size <= self.size - offset:
+        if not 0 <= size <= self.size - offset or (size == 0 and offset == 0):
             raise InvalidArgumentError(f"Invalid offset + byte size for shared memory region: '{self.name}'")
         return Slice(self, self.offset + offset, size)
 
@@ -118,7 +118,7 @@ class Slice:
 
 
 def _open(key: str) -> int:
-    name = key.removeprefix("/")
+    name = key.lstrip("/")
     if not name or "/" in name or name in (".", "..") or "\0" in name:
         raise _unable(key)
     try:

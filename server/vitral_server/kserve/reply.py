@@ -62,7 +62,7 @@ class InferAssembly(Assembly):
     ) -> None:
         super().__init__(spec, form.version, wanted, images=images, deadline=deadline)
         self.runs: list[tuple[int, float]] = []
-        self._form, self._images = form, images
+        self._form, self._images, self._writes = form, images, bool(form.targets)
 
     def refuse(self, index: int, error: ImageError) -> None:
         """The image at `index` is bad, and so is the request."""
@@ -76,15 +76,6 @@ class InferAssembly(Assembly):
         if rows[0][1] == 0:  # a run of several requests counts once
             self.runs.append((len(next(iter(outputs.values()))), run_ms))
         super().deliver(rows, outputs, queue_ms=queue_ms, run_ms=run_ms)
-
-    def leave(self) -> None:
-        """See `Assembly.leave`."""
-        super().leave()
-        if self._form.targets:
-            with (
-                self._lock
-            ):  # of a thread that writes into the caller's memory, which takes the time of a copy
-                pass
 
     def _made(self, whole: Array, part: Part, index: int, number: int) -> elements.Made:
         if (target := self._form.targets.get(part.name)) is not None:
