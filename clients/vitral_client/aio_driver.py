@@ -11,7 +11,7 @@ import grpc.aio
 
 from vitral import heap
 from vitral.errors import UnavailableError, VitralError
-from vitral_client import failure
+from vitral_client import failure, tracecontext
 from vitral_client.aio_source import Images, Source
 from vitral_client.call import Call, Job, Steps
 from vitral_client.channel import Road, options, target
@@ -101,7 +101,7 @@ class Driver:
             step.path
         )
         try:
-            return await method(step.message, timeout=step.deadline.left())
+            return await method(step.message, timeout=step.deadline.left(), metadata=tracecontext.metadata())
         except grpc.RpcError as error:
             seconds = step.deadline.seconds
             raise failure.of_call(error, address=self._address, seconds=seconds) from None

@@ -9,7 +9,7 @@ import grpc
 
 from vitral import heap
 from vitral.errors import UnavailableError, VitralError
-from vitral_client import failure
+from vitral_client import failure, tracecontext
 from vitral_client.call import Call, Job, Steps
 from vitral_client.channel import Road, options, target
 from vitral_client.image import Image
@@ -90,7 +90,9 @@ class Driver:
             UnavailableError: the client is closed.
             DeadlineError: its time is over.
         """
-        return self._method(call).future(call.message, timeout=call.deadline.left())
+        return self._method(call).future(
+            call.message, timeout=call.deadline.left(), metadata=tracecontext.metadata()
+        )
 
     def answer(self, call: Call, sent: grpc.Future[bytes]) -> bytes:
         """Waits for the reply.
@@ -107,7 +109,9 @@ class Driver:
 
     def _exchange(self, call: Call) -> bytes:
         try:
-            return self._method(call)(call.message, timeout=call.deadline.left())
+            return self._method(call)(
+                call.message, timeout=call.deadline.left(), metadata=tracecontext.metadata()
+            )
         except grpc.RpcError as error:
             raise failure.of_call(error, address=self._address, seconds=call.deadline.seconds) from None
 

@@ -25,6 +25,7 @@ from vitral_server.log import RequestLine, request_line
 from vitral_server.regions import Regions
 from vitral_server.registry import Registry
 from vitral_server.request import parse
+from vitral_server.telemetry import OFF, Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ _TEXT_BYTES = 4_000
 
 
 def answers(method: _Logged) -> _Method:
-    """Writes one log line a call, and turns errors into status.
+    """Notes each call, in the log and in telemetry, and turns errors into status.
 
     vitral's own errors have theirs by the table; unknown ones become INTERNAL with an id.
     """
@@ -50,7 +51,7 @@ def answers(method: _Logged) -> _Method:
     async def answer(self: EmbeddingService, message: bytes, context: Context) -> bytes:
         failure: VitralError
         try:
-            with request_line(method.__name__, peer=context.peer()) as line:
+            with request_line(method.__name__, self.telemetry, context) as line:
                 return await method(self, message, context, line)
         except VitralError as error:
             failure = error
@@ -64,7 +65,11 @@ def answers(method: _Logged) -> _Method:
 
 
 class EmbeddingService:
-    """The methods."""
+    """The methods.
+
+    Attributes:
+        telemetry: what is noted of each call.
+    """
 
     def __init__(
         self,
@@ -73,9 +78,11 @@ class EmbeddingService:
         admission: Admission,
         config: ServerConfig,
         regions: Regions,
+        telemetry: Telemetry = OFF,
     ) -> None:
         self._registry, self._embedder, self._admission = registry, embedder, admission
         self._config, self._regions = config, regions
+        self.telemetry = telemetry
 
     @answers
     async def embed(self, message: bytes, context: Context, line: RequestLine) -> bytes:
@@ -83,7 +90,8 @@ class EmbeddingService:
         permit = self._accept(context)
         memory = partial(self._regions.find, peer=context.peer())
         call = parse(message, max_items=self._config.max_items, memory=memory)
-        served, frame = await self._embedder.embed(call, permit=permit, seconds=self._seconds(context))
+        seconds = self._seconds(context)
+        served, frame = await self._embedder.embed(call, permit=permit, seconds=seconds, line=line)
         line.answered(served, call, frame)
         return frame.message
 
