@@ -1,4 +1,4 @@
-"""Dashboard and alert rules speak of metrics and labels that a running server really has."""
+"""Dashboard, alert rules and the page of metrics speak of what a running server really has."""
 
 from __future__ import annotations
 
@@ -12,13 +12,15 @@ import photographs
 import promql_parser as promql
 import pytest
 import yaml
+from prometheus_client.metrics_core import Metric
 from scraping import TARGET, labels, scrape
 from serving import running
 
-from vitral.errors import ModelNotFoundError
+from vitral.errors import ON_THE_WIRE, ModelNotFoundError
 from vitral_client import Client
 
-DEPLOY = Path(__file__).resolve().parent.parent / "deploy"
+ROOT = Path(__file__).resolve().parent.parent
+DEPLOY = ROOT / "deploy"
 RULES = yaml.safe_load((DEPLOY / "prometheus" / "vitral-alerts.yaml").read_text(encoding="utf-8"))
 ALERTS = [rule for group in RULES["groups"] for rule in group["rules"]]
 DASHBOARD = json.loads((DEPLOY / "grafana" / "vitral.json").read_text(encoding="utf-8"))
@@ -31,15 +33,21 @@ EXPRESSIONS = [(rule["alert"], rule["expr"]) for rule in ALERTS] + [
 
 
 @pytest.fixture(scope="module")
-def shown(small_repo: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, set[str]]:
-    """Every sample of a server with workers, one call of each kind behind it, and its labels."""
+def page(small_repo: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Metric]:
+    """The metrics of a server with workers, one call of each kind behind it."""
     log = tmp_path_factory.mktemp("monitored") / "log"
     with running(small_repo, "--workers", "2", "--metrics-port", "0", log=log) as server:
         with Client(server.address) as client:
             client.embed(photographs.ROCKET, model="tiny")
             with pytest.raises(ModelNotFoundError):
                 client.embed(photographs.ROCKET, model="absent")
-        return labels(scrape(server.told["metrics"]))
+        return scrape(server.told["metrics"])
+
+
+@pytest.fixture(scope="module")
+def shown(page: list[Metric]) -> dict[str, set[str]]:
+    """Every sample that there is, and its labels."""
+    return labels(page)
 
 
 def parsed(expression: str) -> promql.Expr:
@@ -148,3 +156,20 @@ def test_panels_use_labels_and_variables_that_are_there(shown: dict[str, set[str
     for item in DASHBOARD["templating"]["list"]:
         for metric, label in re.findall(r"label_values\((\w+)[^,]*, (\w+)\)", item.get("definition", "")):
             assert label in shown[metric] | TARGET
+
+
+def test_the_page_lists_each_metric_and_no_other(page: list[Metric]) -> None:
+    text = (ROOT / "docs" / "observability.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `(\w+)` \| (\w+) \|([^|]*)\| [^|]+ \|$", text, flags=re.MULTILINE)
+    written = {name: (kind, set(re.findall(r"`(\w+)`", labels))) for name, kind, labels in rows}
+    there = {
+        family.name + "_total" * (family.type == "counter"): (
+            family.type,
+            {name for sample in family.samples for name in sample.labels} - {"le", "worker"},
+        )
+        for family in page
+    }
+    there["vitral_worker_up"][1].add("worker")
+    assert written == there
+    [row] = re.findall(r"^\| `vitral_rejections_total` .*$", text, flags=re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", row.split("|")[4])) == {error.reason for error in ON_THE_WIRE}

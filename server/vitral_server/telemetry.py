@@ -122,7 +122,7 @@ def _metrics(config: ServerConfig) -> tuple[Metrics | None, str]:
 def _tracing(config: ServerConfig) -> Tracing | None:
     """By the flag, or by OpenTelemetry's own variables, which may be meant for other programs too."""
     named = [name for name in _ENDPOINTS if os.environ.get(name)]
-    if not (config.trace_endpoint or named):
+    if not config.trace_endpoint and (not named or os.environ.get("OTEL_TRACES_EXPORTER") == "none"):
         return None
     try:
         from vitral_server.tracing import Tracing
