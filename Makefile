@@ -57,7 +57,7 @@ $(READY): pyproject.toml constraints.txt
 	@if ls $(VENV)/.ready-* >/dev/null 2>&1 && ! test -e $@; then rm -rf $(VENV); fi
 	@test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
 	@$(BIN)/python -m pip install -qq --constraint constraints.txt \
-		--editable '.[export,server,cli,extract,view,$(RUNTIME),dev]'
+		--editable '.[export,server,tracing,cli,extract,view,$(RUNTIME),dev]'
 	@touch $@
 
 demo: $(READY) ## Export the ViT-B/16 patch embedding, serve it, embed photographs, compare with PyTorch

@@ -23,7 +23,7 @@ from vitral_server.service import EmbeddingService
 class Faulty:
     """An embedder with a bug."""
 
-    async def embed(self, call: Any, *, permit: Any, seconds: float) -> Any:
+    async def embed(self, call: Any, *, permit: Any, seconds: float, line: Any) -> Any:
         raise RuntimeError("secret of the house")
 
 

@@ -14,7 +14,7 @@ import grpc.aio
 from vitral import heap
 from vitral.errors import UnavailableError, VitralError
 from vitral.v1.model_pb2 import ModelSpec
-from vitral_client import aio_item_driver, failure
+from vitral_client import aio_item_driver, failure, tracecontext
 from vitral_client.aio_source import Images, Source
 from vitral_client.call import Call, Job, Steps
 from vitral_client.channel import Road, options, target
@@ -100,7 +100,8 @@ class Driver:
         def begin() -> Any:
             if self._closed:
                 raise UnavailableError(f"the client of {self._address} is closed")
-            return self._channel(Road.ONCE).stream_stream(PATH)(timeout=terms.left())
+            method = self._channel(Road.ONCE).stream_stream(PATH)
+            return method(timeout=terms.left(), metadata=tracecontext.metadata())
 
         results = aio_item_driver.stream(flow, images, begin, partial(terms.error, address=self._address))
         async with aclosing(results):
@@ -122,7 +123,7 @@ class Driver:
             step.path
         )
         try:
-            return await method(step.message, timeout=step.deadline.left())
+            return await method(step.message, timeout=step.deadline.left(), metadata=tracecontext.metadata())
         except grpc.RpcError as error:
             seconds = step.deadline.seconds
             raise failure.of_call(error, address=self._address, seconds=seconds) from None

@@ -11,7 +11,7 @@ import grpc
 from vitral import heap
 from vitral.errors import UnavailableError, VitralError
 from vitral.v1.model_pb2 import ModelSpec
-from vitral_client import failure, item_driver
+from vitral_client import failure, item_driver, tracecontext
 from vitral_client.call import Call, Job, Steps
 from vitral_client.channel import Road, options, target
 from vitral_client.image import Image
@@ -99,7 +99,7 @@ class Driver:
             method: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channels[Road.ONCE].stream_stream(
                 PATH
             )
-            return method(messages, timeout=terms.left())
+            return method(messages, timeout=terms.left(), metadata=tracecontext.metadata())
 
         yield from item_driver.stream(flow, images, begin, partial(terms.error, address=self._address))
 
@@ -110,7 +110,9 @@ class Driver:
             UnavailableError: the client is closed.
             DeadlineError: its time is over.
         """
-        return self._method(call).future(call.message, timeout=call.deadline.left())
+        return self._method(call).future(
+            call.message, timeout=call.deadline.left(), metadata=tracecontext.metadata()
+        )
 
     def answer(self, call: Call, sent: grpc.Future[bytes]) -> bytes:
         """Waits for the reply.
@@ -127,7 +129,9 @@ class Driver:
 
     def _exchange(self, call: Call) -> bytes:
         try:
-            return self._method(call)(call.message, timeout=call.deadline.left())
+            return self._method(call)(
+                call.message, timeout=call.deadline.left(), metadata=tracecontext.metadata()
+            )
         except grpc.RpcError as error:
             raise failure.of_call(error, address=self._address, seconds=call.deadline.seconds) from None
 

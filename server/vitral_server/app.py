@@ -29,12 +29,16 @@ from vitral_server.port import bracketed, refusal
 from vitral_server.regions import Regions
 from vitral_server.registry import Registry, load
 from vitral_server.service import NAME, EmbeddingService
+from vitral_server.telemetry import Telemetry, telemetry
 from vitral_server.unix import bound
 
 log = logging.getLogger(__name__)
 
 _STOP = 5.0
 """Seconds that open connections have to close at the end."""
+
+_FLUSH = 3.0
+"""Seconds that a collector has to take the last traces."""
 
 _OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -64,7 +68,8 @@ async def serve(config: ServerConfig) -> None:
 
 async def _serve(server: aio.Server, config: ServerConfig, *, port: int, local: str, start: float) -> None:
     stop = asked()
-    loading = asyncio.get_running_loop().run_in_executor(_threads(1, "load"), _load, config)
+    noted = telemetry(config)
+    loading = asyncio.get_running_loop().run_in_executor(_threads(1, "load"), _load, config, noted)
     if not await _before(stop, loading):
         log.info("stopped while loading")
         return
@@ -72,20 +77,22 @@ async def _serve(server: aio.Server, config: ServerConfig, *, port: int, local: 
     admission = Admission(max_images=config.max_queue_images, max_bytes=config.max_queue_mib << 20)
     health = Health(registry, services=(NAME, kserve.NAME))
     pool = _threads(config.decode_threads or cpu_count(), "decode")
-    embedder = Embedder(registry, pool)
-    service = EmbeddingService(registry, embedder, admission, config, Regions())
-    inference = kserve.InferenceService(registry, embedder, pool, admission, config, health)
+    embedder, regions = Embedder(registry, pool), Regions()
+    service = EmbeddingService(registry, embedder, admission, config, regions, noted)
+    inference = kserve.InferenceService(registry, embedder, pool, admission, config, health, noted)
+    noted.follow(registry, admission, config)
     _register(server, (service.handlers(), inference.handlers()), health)
     health.start()
     # A worker's port is held for it: bound this late, no connection has to wait for the load.
     port = port or _bind(server, config)
     await server.start()
     address = f"{bracketed(config.host)}:{port}"
-    _announce(config, placement, registry, (address, local), start)
+    _announce(config, placement, registry, (address, local), start, noted)
     await stop.wait()
     await _leave(server, admission, health, config)
     pool.shutdown(wait=False, cancel_futures=True)
     registry.close()
+    await _flush(noted)
     log.info("stopped")
 
 
@@ -104,9 +111,18 @@ async def _leave(server: aio.Server, admission: Admission, health: Health, confi
         log.warning("connections did not close", extra={"seconds": _STOP})
 
 
-def _load(config: ServerConfig) -> tuple[Placement, Registry]:
+async def _flush(noted: Telemetry) -> None:
+    """Lets the last spans go out, where somebody takes them."""
+    closing = asyncio.get_running_loop().run_in_executor(_threads(1, "telemetry"), noted.close)
+    try:
+        await asyncio.wait_for(asyncio.shield(closing), _FLUSH)
+    except TimeoutError:
+        log.warning("the last traces were not taken", extra={"seconds": _FLUSH})
+
+
+def _load(config: ServerConfig, noted: Telemetry) -> tuple[Placement, Registry]:
     placement = place(config.device, cache=Path(config.tensorrt_cache) if config.tensorrt_cache else None)
-    return placement, load(config, placement)
+    return placement, load(config, placement, noted)
 
 
 async def _before(stop: asyncio.Event, work: asyncio.Future[Any]) -> bool:
@@ -142,6 +158,7 @@ def _announce(
     registry: Registry,
     addresses: tuple[str, str],
     start: float,
+    noted: Telemetry,
 ) -> None:
     address, local = addresses
     announce(
@@ -153,4 +170,5 @@ def _announce(
         decode=config.decode,
         models={name: registry.is_ready(name) for name in registry.names},
         start_ms=round((perf_counter() - start) * 1e3),
+        **({"metrics": noted.page} if noted.page else {}),
     )

@@ -17,6 +17,7 @@ from vitral.errors import DeadlineError, QueueFullError, ServerError, TooLargeEr
 from vitral.tensors import Array
 from vitral_engine.session import GraphSession
 from vitral_server.reply import Assembly
+from vitral_server.telemetry import Runs
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,10 @@ class BatchOptions:
 class Batcher:
     """The queue and the run threads of one session."""
 
-    def __init__(self, session: GraphSession, options: BatchOptions, *, name: str) -> None:
-        self._session, self._options = session, options
+    def __init__(
+        self, session: GraphSession, options: BatchOptions, *, name: str, runs: Runs | None = None
+    ) -> None:
+        self._session, self._options, self._runs = session, options, runs
         self._queue: deque[Ticket] = deque()
         self._ready = threading.Condition()
         self._closed = False
@@ -103,6 +106,16 @@ class Batcher:
             batch = self._next()
         if batch:
             self._run(batch)
+
+    @property
+    def waiting(self) -> int:
+        """Rows in the queue."""
+        return len(self._queue)
+
+    @property
+    def busy(self) -> int:
+        """Runs that have taken a batch and not ended."""
+        return self._busy
 
     def fault(self) -> str:
         """Why this session is dead or stuck; empty while it is well."""
@@ -196,10 +209,13 @@ class Batcher:
                     buffers.fill(place, ticket.row)
                 self._session.run_bound(buffers, len(batch), alone=alone)
                 outputs = {name: array[: len(batch)] for name, array in buffers.outputs.items()}
-                self._deliver(batch, outputs, start, (monotonic() - start) * 1e3)
+                run_ms = (monotonic() - start) * 1e3
+                if self._runs is not None:
+                    self._runs.ran(batch, start)
+                self._deliver(batch, outputs, start, run_ms)
             self._failures = 0
         except Exception:
-            self._failed(batch)
+            self._failed(batch, start)
         finally:
             del self._running[thread]
             self._done()
@@ -213,9 +229,11 @@ class Batcher:
         for assembly, pairs in rows.items():
             assembly.deliver(pairs, outputs, queue_ms=(start - came[assembly]) * 1e3, run_ms=run_ms)
 
-    def _failed(self, batch: list[Ticket]) -> None:
+    def _failed(self, batch: list[Ticket], start: float) -> None:
         number = uuid4().hex[:12]
         log.exception("run failed", extra={"error_id": number, "batch": len(batch)})
+        if self._runs is not None:
+            self._runs.failed(batch, start)
         for assembly in {ticket.assembly for ticket in batch}:
             assembly.fail(ServerError(f"the run failed; the server's log explains it under id {number}"))
         self._failures += 1

@@ -31,6 +31,7 @@ _WORDS: Mapping[str, tuple[str, ...]] = MappingProxyType(
 _RANGES: Mapping[str, tuple[float, float]] = MappingProxyType(
     {
         "port": (0, 65_535),
+        "metrics_port": (-1, 65_535),
         "workers": (1, 256),
         "threads": (0, 1_024),
         "decode_threads": (0, 1_024),
@@ -81,6 +82,9 @@ class ServerConfig:
     run_timeout: float = 60.0
     drain_delay: float = 1.0
     grace: float = 30.0
+    metrics_port: int = -1
+    metrics_host: str = "127.0.0.1"
+    trace_endpoint: str = ""
     log_level: str = "info"
 
     def __post_init__(self) -> None:
@@ -93,8 +97,12 @@ class ServerConfig:
             raise InvalidArgumentError(
                 f"unix_socket with {self.workers} workers: only one process can listen there"
             )
-        if not self.host:
-            raise InvalidArgumentError("host is empty; 0.0.0.0 listens on every address")
+        for name in ("host", "metrics_host"):
+            if not getattr(self, name):
+                raise InvalidArgumentError(f"{name} is empty; 0.0.0.0 listens on every address")
+        if self.trace_endpoint and not self.trace_endpoint.startswith(("http://", "https://")):
+            told = f"trace_endpoint is {self.trace_endpoint!r}"
+            raise InvalidArgumentError(f"{told}; it must be a URL such as http://127.0.0.1:4317")
         for name, known in _WORDS.items():
             if (word := getattr(self, name)) not in known:
                 raise InvalidArgumentError(f"{name} is {word!r}; known are {', '.join(known)}")
@@ -125,6 +133,9 @@ _HELP = {
     "run_timeout": "seconds after which a run counts as stuck",
     "drain_delay": "seconds between NOT_SERVING and refusing calls",
     "grace": "seconds accepted calls have to finish after that",
+    "metrics_port": "TCP port of the metrics page for Prometheus; 0 picks a free one, -1: there is none",
+    "metrics_host": "address that page listens on",
+    "trace_endpoint": "URL of an OTLP collector, gRPC; empty: what OTEL_EXPORTER_OTLP_* say",
     "log_level": "debug, info, warning or error",
 }
 _FLAGS = {"models": "--model"}

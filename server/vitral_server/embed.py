@@ -10,6 +10,7 @@ from vitral.errors import DeadlineError
 from vitral_server.admission import Permit
 from vitral_server.call import EmbedCall
 from vitral_server.feed import Feed
+from vitral_server.log import RequestLine
 from vitral_server.place import Place
 from vitral_server.plan import Plan, plan
 from vitral_server.registry import Registry, Served
@@ -23,7 +24,9 @@ class Embedder:
         self._registry = registry
         self._pool = pool
 
-    async def embed(self, call: EmbedCall, *, permit: Permit, seconds: float) -> tuple[Served, Frame]:
+    async def embed(
+        self, call: EmbedCall, *, permit: Permit, seconds: float, line: RequestLine
+    ) -> tuple[Served, Frame]:
         """The framed reply, within `seconds`.
 
         Raises:
@@ -32,6 +35,7 @@ class Embedder:
         deadline = monotonic() + seconds
         needed = plan(call, self._registry)
         images, spec, version = len(call.pictures), needed.engine.spec, needed.served.version
+        line.found(needed.served, images=images, outputs=[part.name for part in needed.wanted])
         place = Place(call.reply, spec, needed.wanted, images=images) if call.reply else None
         permit.hold(images, needed.held_bytes)
         assembly = Assembly(
@@ -42,6 +46,7 @@ class Embedder:
             deadline=deadline,
             decode=needed.engine.decode,
             place=place,
+            trace=line.trace,
         )
         return needed.served, await self.answer(call, needed, assembly, permit=permit, seconds=seconds)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from time import monotonic
 
@@ -14,11 +15,11 @@ from vitral.v1 import embedding_service_pb2 as pb
 from vitral_server.admission import Permit
 from vitral_server.call import Door, EmbedCall
 from vitral_server.embed import Embedder
-from vitral_server.log import explained
+from vitral_server.log import RequestLine, explained
 from vitral_server.plan import Plan, plan
 from vitral_server.registry import Registry
 from vitral_server.reply import Assembly, item_error
-from vitral_server.request import Memory, StreamItem, parse_item
+from vitral_server.request import Memory, parse_item
 from vitral_server.stream import Reply
 
 _RETRY = 0.005
@@ -66,6 +67,7 @@ class Items:
     Attributes:
         template: the stream's configuration, as a call without pictures.
         memory: shared memory that items may name.
+        noting: begins to note one item.
         seconds: left of the caller's deadline, or granted to each item where there is none.
         accepted, failed: items, for the log.
     """
@@ -75,6 +77,7 @@ class Items:
     template: EmbedCall
     memory: Memory
     seconds: Callable[[], float]
+    noting: Callable[[], AbstractContextManager[RequestLine]]
     accepted: int = 0
     failed: int = 0
     _plans: dict[Door, Plan] = field(default_factory=dict)
@@ -99,14 +102,15 @@ class Items:
         self.accepted += 1
         seconds = self.seconds()
         call = replace(self.template, pictures=(item.picture,), request_bytes=item.bytes)
+        needed: Plan | VitralError
         try:
             needed = self._plan(call)
             await _hold(permit, needed.reply_bytes + item.bytes, seconds)
         except UnavailableError:
             raise
         except VitralError as error:
-            return self._given(item.number, error)
-        return self._answer(item, call, needed, permit, seconds)
+            needed = error
+        return self._answer(item.number, call, needed, permit, seconds)
 
     def _plan(self, call: EmbedCall) -> Plan:
         door = call.pictures[0].door
@@ -115,30 +119,33 @@ class Items:
         return self._plans[door]
 
     async def _answer(
-        self, item: StreamItem, call: EmbedCall, needed: Plan, permit: Permit, seconds: float
+        self, number: int, call: EmbedCall, needed: Plan | VitralError, permit: Permit, seconds: float
     ) -> bytes:
-        assembly = _ItemAssembly(
-            needed.engine.spec,
-            needed.served.version,
-            needed.wanted,
-            images=1,
-            deadline=monotonic() + seconds,
-            decode=needed.engine.decode,
-        ).of(item.number, self._said)
         try:
-            frame = await self.embedder.answer(call, needed, assembly, permit=permit, seconds=seconds)
+            with self.noting() as line:
+                if isinstance(needed, VitralError):
+                    raise needed
+                line.found(needed.served, images=1, outputs=[part.name for part in needed.wanted])
+                assembly = _ItemAssembly(
+                    needed.engine.spec,
+                    needed.served.version,
+                    needed.wanted,
+                    images=1,
+                    deadline=monotonic() + seconds,
+                    decode=needed.engine.decode,
+                    trace=line.trace,
+                ).of(number, self._said)
+                frame = await self.embedder.answer(call, needed, assembly, permit=permit, seconds=seconds)
+                line.answered(needed.served, call, frame)
         except UnavailableError:
             raise
         except Exception as error:
-            return await self._given(item.number, explained(error))
+            self.failed += 1
+            reply, failure = pb.EmbedStreamResponse(id=number), explained(error)
+            reply.result.error.CopyFrom(item_error(failure, failure.reason))
+            return reply.SerializeToString()
         self.failed += frame.failed
         return frame.message
-
-    async def _given(self, number: int, error: VitralError) -> bytes:
-        self.failed += 1
-        reply = pb.EmbedStreamResponse(id=number)
-        reply.result.error.CopyFrom(item_error(error, error.reason))
-        return reply.SerializeToString()
 
 
 async def _hold(permit: Permit, size: int, seconds: float) -> None:

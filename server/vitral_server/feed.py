@@ -85,6 +85,8 @@ class Feed:
             if self._assembly.gone or monotonic() > self._assembly.deadline:
                 raise DeadlineError("nobody waits for this image any more")
             row = self._row(cell[0])
+            if self._assembly.trace is not None and isinstance(row, Row):
+                self._assembly.trace.read(row)
             with self._lock:
                 self._rows[index] = row
                 self._left -= 1

@@ -6,19 +6,21 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from time import perf_counter, time
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from vitral.errors import ServerError, VitralError
+from vitral.errors import CancelledError, ServerError, VitralError
 
 if TYPE_CHECKING:  # whoever watches workers logs too, and loads no onnxruntime for it
     from vitral_server.call import EmbedCall
     from vitral_server.registry import Served
     from vitral_server.reply import Frame
+    from vitral_server.telemetry import Telemetry
+    from vitral_server.tracing import Trace
 
 log = logging.getLogger(__name__)
 
@@ -58,12 +60,31 @@ def _wanted(record: logging.LogRecord) -> bool:
 
 @dataclass
 class RequestLine:
-    """What one request's line says; filled as the request goes on."""
+    """What is noted of one request; filled as it goes on.
+
+    Attributes:
+        fields: for its log line.
+        trace: its spans; None: it is not traced.
+        model, images: once its model was found.
+        frame: once it was answered.
+    """
 
     fields: dict[str, Any] = field(default_factory=dict)
+    trace: Trace | None = None
+    model: str = ""
+    images: int = 0
+    frame: Frame | None = None
+
+    def found(self, served: Served, *, images: int, outputs: Sequence[str]) -> None:
+        """The request's model was found."""
+        self.model, self.images = served.name, images
+        if self.trace is not None:
+            said = {"model": served.name, "version": served.version, "images": images, "outputs": outputs}
+            self.trace.note(said)
 
     def answered(self, served: Served, call: EmbedCall, frame: Frame) -> None:
         """The request was answered."""
+        self.frame = frame
         if not log.isEnabledFor(logging.DEBUG):
             return
         timings = {key: round(value, 3) for key, value in vars(frame.timings).items()}
@@ -73,22 +94,31 @@ class RequestLine:
 
 
 @contextmanager
-def request_line(event: str, **fields: Any) -> Iterator[RequestLine]:
-    """Writes one line when the request ends, however it ends; that of a good one is for debugging."""
-    line, start, code = RequestLine(fields), perf_counter(), "OK"
+def request_line(event: str, telemetry: Telemetry, context: Any, **fields: Any) -> Iterator[RequestLine]:
+    """Notes a request when it ends, however it ends: one line, that of a good one for debugging; telemetry.
+
+    Args:
+        event: name of the method.
+        telemetry: metrics and traces.
+        context: gRPC's, of the call.
+        fields: further ones of the line.
+    """
+    line = RequestLine({"peer": context.peer(), **fields}, telemetry.begin(event, context))
+    start, code, reason = perf_counter(), "OK", ""
     try:
         yield line
     except VitralError as error:
-        code = error.code.name
+        code, reason = error.code.name, error.reason
         line.fields["reason"] = str(error)[:_REASON]
         raise
     except asyncio.CancelledError:
-        code = "CANCELLED"
+        code, reason = "CANCELLED", CancelledError.reason
         raise
     except Exception:
-        code = "INTERNAL"
+        code, reason = "INTERNAL", ServerError.reason
         raise
     finally:
+        telemetry.ended(event, line, code=code, reason=reason)
         level = logging.DEBUG if code == "OK" else logging.INFO
         if log.isEnabledFor(level):
             took = round((perf_counter() - start) * 1e3, 3)

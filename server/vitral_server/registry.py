@@ -24,6 +24,7 @@ from vitral_engine.staging import Staging
 from vitral_engine.triton import limits
 from vitral_server.batcher import Batcher, BatchOptions
 from vitral_server.config import ServerConfig
+from vitral_server.telemetry import OFF, Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ class Registry:
                 batcher.close()
 
 
-def load(config: ServerConfig, placement: Placement) -> Registry:
+def load(config: ServerConfig, placement: Placement, telemetry: Telemetry = OFF) -> Registry:
     """Opens the newest version of every model, or of those named.
 
     Without names, a version that cannot be opened is listed as failed and the next older one is tried.
@@ -145,15 +146,15 @@ def load(config: ServerConfig, placement: Placement) -> Registry:
         raise ModelNotFoundError(f"{config.repo} holds no model: run vitral-export build first")
     models: list[Served] = []
     for name in config.models or tuple(folders):
-        models += _newest(folders[name], config, placement)
+        models += _newest(folders[name], config, placement, telemetry)
     return Registry(models, named=config.models)
 
 
-def _newest(folder: Path, config: ServerConfig, placement: Placement) -> list[Served]:
+def _newest(folder: Path, config: ServerConfig, placement: Placement, telemetry: Telemetry) -> list[Served]:
     tried: list[Served] = []
     for version in reversed(artifact.versions(folder)):
         try:
-            return [*tried, _open(folder, str(version), config, placement)]
+            return [*tried, _open(folder, str(version), config, placement, telemetry)]
         except Exception as error:  # one model, however damaged, must not take the others with it
             reason = str(error) if isinstance(error, VitralError) else f"{type(error).__name__}: {error}"
             if config.models:
@@ -164,7 +165,9 @@ def _newest(folder: Path, config: ServerConfig, placement: Placement) -> list[Se
     return tried
 
 
-def _open(folder: Path, version: str, config: ServerConfig, placement: Placement) -> Served:
+def _open(
+    folder: Path, version: str, config: ServerConfig, placement: Placement, telemetry: Telemetry
+) -> Served:
     start = perf_counter()
     found = artifact.open_artifact(folder / version)
     taken = limits(folder, found.spec)
@@ -191,7 +194,7 @@ def _open(folder: Path, version: str, config: ServerConfig, placement: Placement
         run_timeout=config.run_timeout,
     )
     batchers = {
-        file: Batcher(session, options, name=f"{folder.name} {file}")
+        file: Batcher(session, options, name=f"{folder.name} {file}", runs=telemetry.runs(folder.name))
         for file, session in engine.sessions.items()
     }
     load_ms = (perf_counter() - start) * 1e3

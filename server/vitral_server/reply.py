@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,9 @@ from vitral.v1 import model_pb2, tensor_pb2
 from vitral_engine import elements
 from vitral_engine.half import cast
 from vitral_server.place import Place
+
+if TYPE_CHECKING:
+    from vitral_server.tracing import Trace
 
 _Value = TypeVar("_Value")
 _SCALE = tensor_pb2.DATA_TYPE_FLOAT32
@@ -74,8 +77,10 @@ class Assembly:
         deadline: float,
         decode: str = decodes.EXACT,
         place: Place | None = None,
+        trace: Trace | None = None,
     ) -> None:
         self.deadline = deadline
+        self.trace = trace
         self.stages = Stages()
         self.left = False
         self._decode = decodes.to_enum(decode)
@@ -116,7 +121,10 @@ class Assembly:
                 ]
             stages = self.stages
             stages.queue, stages.run = max(stages.queue, queue_ms), stages.run + run_ms
-            stages.encode += (perf_counter() - start) * 1e3
+            took = perf_counter() - start
+            stages.encode += took * 1e3
+            if self.trace is not None:
+                self.trace.stage("encode", took)
             stages.batch = max(stages.batch, len(next(iter(outputs.values()))))
             self._finish()
 

@@ -25,6 +25,7 @@ from vitral_server.regions import Regions
 from vitral_server.registry import Registry
 from vitral_server.request import parse, parse_config
 from vitral_server.stream import Stream
+from vitral_server.telemetry import OFF, Telemetry
 
 NAME = "vitral.v1.EmbeddingService"
 """Full name of the service."""
@@ -41,7 +42,7 @@ _TEXT_BYTES = 4_000
 
 
 def answers(method: _Logged) -> _Method:
-    """Writes one log line a call, and turns errors into status.
+    """Notes each call, in the log and in telemetry, and turns errors into status.
 
     vitral's own errors have theirs by the table; unknown ones become INTERNAL with an id.
     """
@@ -49,7 +50,7 @@ def answers(method: _Logged) -> _Method:
     @wraps(method)
     async def answer(self: Any, message: bytes, context: Context) -> bytes:
         try:
-            with request_line(method.__name__, peer=context.peer()) as line:
+            with request_line(method.__name__, self.telemetry, context) as line:
                 return await method(self, message, context, line)
         except Exception as error:
             failure = explained(error)
@@ -64,7 +65,7 @@ def answers_stream(method: _LoggedStream) -> _StreamMethod:
     @wraps(method)
     async def answer(self: Any, requests: AsyncIterator[bytes], context: Context) -> None:
         try:
-            with request_line(method.__name__, peer=context.peer()) as line:
+            with request_line(method.__name__, self.telemetry, context) as line:
                 await method(self, requests, context, line)
                 return
         except Exception as error:
@@ -75,7 +76,11 @@ def answers_stream(method: _LoggedStream) -> _StreamMethod:
 
 
 class EmbeddingService:
-    """The methods."""
+    """The methods.
+
+    Attributes:
+        telemetry: what is noted of each call.
+    """
 
     def __init__(
         self,
@@ -84,9 +89,11 @@ class EmbeddingService:
         admission: Admission,
         config: ServerConfig,
         regions: Regions,
+        telemetry: Telemetry = OFF,
     ) -> None:
         self._registry, self._embedder, self._admission = registry, embedder, admission
         self._config, self._regions = config, regions
+        self.telemetry = telemetry
 
     @answers
     async def embed(self, message: bytes, context: Context, line: RequestLine) -> bytes:
@@ -94,7 +101,8 @@ class EmbeddingService:
         permit = accept(self._admission, context)
         memory = partial(self._regions.find, peer=context.peer())
         call = parse(message, max_items=self._config.max_items, memory=memory)
-        served, frame = await self._embedder.embed(call, permit=permit, seconds=self._seconds(context))
+        seconds = self._seconds(context)
+        served, frame = await self._embedder.embed(call, permit=permit, seconds=seconds, line=line)
         line.answered(served, call, frame)
         return frame.message
 
@@ -112,6 +120,7 @@ class EmbeddingService:
             template,
             memory=partial(self._regions.find, peer=context.peer()),
             seconds=partial(self._seconds, context),
+            noting=partial(request_line, "embed_item", self.telemetry, context),
         )
         try:
             await Stream(self._admission, context, ordered=ordered).serve(source, items.accept)

@@ -18,6 +18,7 @@ def share(config: ServerConfig, *, port: int, cores: int) -> ServerConfig:
 
     Threads that were named hold for each worker, those that were not are a share of the cores. The queue's
     limits are divided, but never below one request of the largest size: what one process takes, several do.
+    Metrics are for the supervisor, which asks for them on a free port of this machine.
     """
     whole, threads = config, max(1, cores // config.workers)
     return replace(
@@ -29,6 +30,8 @@ def share(config: ServerConfig, *, port: int, cores: int) -> ServerConfig:
             whole.max_queue_images // whole.workers, min(whole.max_queue_images, whole.max_items)
         ),
         max_queue_mib=max(whole.max_queue_mib // whole.workers, min(whole.max_queue_mib, _LARGEST_MIB)),
+        metrics_port=min(0, whole.metrics_port),
+        metrics_host="127.0.0.1",
     )
 
 

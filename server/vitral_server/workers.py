@@ -45,7 +45,10 @@ async def serve(config: ServerConfig) -> None:
     start = perf_counter()
     stop = asked()
     with held(config.host, config.port) as port:
-        await Workers(share(config, port=port, cores=cpu_count()), start=start).run(stop)
+        workers = Workers(share(config, port=port, cores=cpu_count()), start=start)
+        if config.metrics_port >= 0:
+            workers.expose(host=config.metrics_host, port=config.metrics_port)
+        await workers.run(stop)
     log.info("stopped")
 
 
@@ -57,6 +60,25 @@ class Workers:
         self._lives: dict[int, Life] = {}
         self._serving: dict[int, dict[str, Any]] = {}
         self._announced = False
+        self._page = ""
+
+    def expose(self, *, host: str, port: int) -> None:
+        """Answers scrapes for all of them.
+
+        Raises:
+            UnavailableError: the port is taken, or what is needed is not installed.
+        """
+        try:
+            from vitral_server.exposition import expose
+            from vitral_server.gathering import registry
+        except ModuleNotFoundError as error:
+            raise UnavailableError(f"{error.name} is not installed: add vitral[server]") from None
+        shown = registry(self._pages, workers=self._config.workers)
+        self._page = expose(shown, host=host, port=port)
+
+    def _pages(self) -> dict[int, str]:
+        """Where each worker that serves has its metrics. From any thread."""
+        return {number: word["metrics"] for number, word in dict(self._serving).items()}
 
     async def run(self, stop: asyncio.Event) -> None:
         """Keeps all of them until `stop` is set or one is given up; none is left behind.
@@ -117,4 +139,5 @@ class Workers:
             models={name: all(one["models"].get(name) for one in every) for name in word["models"]},
             start_ms=round((perf_counter() - self._start) * 1e3),
             workers=len(every),
+            **({"metrics": self._page} if self._page else {}),
         )

@@ -117,9 +117,10 @@ class Inference:
         assert entry.served.engine is not None
         images = len(call.pictures)
         needed = fit(call, entry.served, entry.served.engine)
+        line.found(entry.served, images=images, outputs=[part.name for part in needed.wanted])
         permit.hold(images, needed.held_bytes)
         assembly = InferAssembly(
-            form, needed.engine.spec, needed.wanted, images=images, deadline=monotonic() + seconds
+            form, needed, images=images, deadline=monotonic() + seconds, trace=line.trace
         )
         frame = await self._embedder.answer(call, needed, assembly, permit=permit, seconds=seconds)
         self._statistics.succeeded(entry, frame.timings, images=images, runs=assembly.runs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tritonclient.grpc import service_pb2 as pb
@@ -14,11 +14,14 @@ from vitral.errors import ImageError, InvalidArgumentError, VitralError
 from vitral.results import Timings
 from vitral.selection import Part
 from vitral.tensors import Array
-from vitral.v1 import model_pb2
 from vitral_engine import elements
 from vitral_server.kserve.datatype import TensorType
 from vitral_server.kserve.region import Slice
+from vitral_server.plan import Plan
 from vitral_server.reply import Assembly, Frame
+
+if TYPE_CHECKING:
+    from vitral_server.tracing import Trace
 
 RAW_OUTPUT_FIELD = 6
 """Field of ModelInferResponse that holds raw tensor bytes."""
@@ -58,9 +61,11 @@ class InferAssembly(Assembly):
     """
 
     def __init__(
-        self, form: Form, spec: model_pb2.ModelSpec, wanted: Sequence[Part], *, images: int, deadline: float
+        self, form: Form, needed: Plan, *, images: int, deadline: float, trace: Trace | None
     ) -> None:
-        super().__init__(spec, form.version, wanted, images=images, deadline=deadline)
+        super().__init__(
+            needed.engine.spec, form.version, needed.wanted, images=images, deadline=deadline, trace=trace
+        )
         self.runs: list[tuple[int, float]] = []
         self._form, self._images, self._writes = form, images, bool(form.targets)
 

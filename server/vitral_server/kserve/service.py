@@ -24,6 +24,7 @@ from vitral_server.log import RequestLine
 from vitral_server.registry import Registry
 from vitral_server.service import Context, accept, answers, answers_stream, read, refuse
 from vitral_server.stream import Stream
+from vitral_server.telemetry import OFF, Telemetry
 
 _SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"]
 
@@ -42,7 +43,9 @@ class InferenceService:
         admission: Admission,
         config: ServerConfig,
         health: Health,
+        telemetry: Telemetry = OFF,
     ) -> None:
+        self.telemetry = telemetry
         self._registry, self._admission, self._health = registry, admission, health
         self._catalogue, self._regions = Catalogue(registry), Regions()
         self._statistics = statistics.Statistics()
@@ -99,7 +102,7 @@ class InferenceService:
         self, requests: AsyncIterator[bytes], context: Context, line: RequestLine
     ) -> None:
         """Any number of them."""
-        accept = partial(stream.accept, self._inference, context)
+        accept = partial(stream.accept, self._inference, self.telemetry, context)
         await Stream(self._admission, context, ordered=True).serve(requests, accept)
 
     @answers

@@ -12,18 +12,22 @@ from vitral_server.kserve.infer import Caller, Inference
 from vitral_server.kserve.request import read
 from vitral_server.log import explained, request_line
 from vitral_server.stream import Reply
+from vitral_server.telemetry import Telemetry
 
 
-async def accept(inference: Inference, context: Any, data: bytes, permit: Permit) -> Reply:
+async def accept(
+    inference: Inference, telemetry: Telemetry, context: Any, data: bytes, permit: Permit
+) -> Reply:
     """Takes a request in."""
-    return _answer(inference, context, data, permit)
+    return _answer(inference, telemetry, context, data, permit)
 
 
-async def _answer(inference: Inference, context: Any, data: bytes, permit: Permit) -> bytes:
-    peer = context.peer()
-    caller = Caller(peer, context.time_remaining(), streamed=True)
+async def _answer(
+    inference: Inference, telemetry: Telemetry, context: Any, data: bytes, permit: Permit
+) -> bytes:
+    caller = Caller(context.peer(), context.time_remaining(), streamed=True)
     try:
-        with request_line("model_stream_infer", peer=peer) as line:
+        with request_line("model_stream_infer", telemetry, context) as line:
             return await inference.answer(read(data), permit=permit, caller=caller, line=line)
     except Exception as error:
         return _failure(data, str(explained(error)))
