@@ -100,7 +100,8 @@ class Driver:
         def begin() -> Any:
             if self._closed:
                 raise UnavailableError(f"the client of {self._address} is closed")
-            method = self._channel(Road.ONCE).stream_stream(PATH)
+            channel = self._channel(Road.ONCE)
+            method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATH)
             return method(timeout=terms.left(), metadata=tracecontext.metadata())
 
         results = aio_item_driver.stream(flow, images, begin, partial(terms.error, address=self._address))

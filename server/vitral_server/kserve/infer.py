@@ -120,7 +120,12 @@ class Inference:
         line.found(entry.served, images=images, outputs=[part.name for part in needed.wanted])
         permit.hold(images, needed.held_bytes)
         assembly = InferAssembly(
-            form, needed, images=images, deadline=monotonic() + seconds, trace=line.trace
+            form,
+            needed.engine.spec,
+            needed.wanted,
+            images=images,
+            deadline=monotonic() + seconds,
+            trace=line.trace,
         )
         frame = await self._embedder.answer(call, needed, assembly, permit=permit, seconds=seconds)
         self._statistics.succeeded(entry, frame.timings, images=images, runs=assembly.runs)

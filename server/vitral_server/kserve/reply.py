@@ -17,7 +17,6 @@ from vitral.tensors import Array
 from vitral_engine import elements
 from vitral_server.kserve.datatype import TensorType
 from vitral_server.kserve.region import Slice
-from vitral_server.plan import Plan
 from vitral_server.reply import Assembly, Frame
 
 if TYPE_CHECKING:
@@ -61,11 +60,16 @@ class InferAssembly(Assembly):
     """
 
     def __init__(
-        self, form: Form, needed: Plan, *, images: int, deadline: float, trace: Trace | None
+        self,
+        form: Form,
+        spec: model_pb2.ModelSpec,
+        wanted: Sequence[Part],
+        *,
+        images: int,
+        deadline: float,
+        trace: Trace | None = None,
     ) -> None:
-        super().__init__(
-            needed.engine.spec, form.version, needed.wanted, images=images, deadline=deadline, trace=trace
-        )
+        super().__init__(spec, form.version, wanted, images=images, deadline=deadline, trace=trace)
         self.runs: list[tuple[int, float]] = []
         self._form, self._images, self._writes = form, images, bool(form.targets)
 
