@@ -73,7 +73,8 @@ def test_each_answer_says_what_embed_says(stub: services.EmbeddingServiceStub) -
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
     tensor = tensor_pb2.Tensor(dtype=tensor_pb2.DATA_TYPE_UINT8, shape=pixels.shape, payload=0)
     given = pb.EmbedStreamRequest(id=1, item=pb.Item(pixels=tensor), payloads=[pixels.tobytes()])
-    _, streamed = asked(stub, [pb.EmbedStreamRequest(config=config), item(0), given])
+    replies = asked(stub, [pb.EmbedStreamRequest(config=config), item(0), given])
+    (streamed,) = (reply for reply in replies if reply.id == 1)
     whole = stub.Embed(
         pb.EmbedRequest(
             model="tiny", items=[pb.Item(pixels=tensor)], outputs=[chosen], payloads=[pixels.tobytes()]

@@ -223,13 +223,6 @@ def test_payloads_may_stand_anywhere(channel: grpc.Channel) -> None:
     assert len(replies[0].payloads[0]) == 1024
 
 
-def test_stream_is_unimplemented_by_name(stub: EmbeddingServiceStub) -> None:
-    with pytest.raises(grpc.RpcError) as caught:
-        next(stub.EmbedStream(iter([pb.EmbedStreamRequest()]), timeout=10))
-    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-    assert "EmbedStream" in (caught.value.details() or "")
-
-
 def test_models_and_server_describe_themselves(stub: EmbeddingServiceStub) -> None:
     (listed,) = stub.ListModels(pb.ListModelsRequest(), timeout=10).models
     one = stub.GetModel(pb.GetModelRequest(), timeout=10).model

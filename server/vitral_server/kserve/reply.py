@@ -14,6 +14,7 @@ from vitral.errors import ImageError, InvalidArgumentError, VitralError
 from vitral.results import Timings
 from vitral.selection import Part
 from vitral.tensors import Array
+from vitral.v1 import model_pb2
 from vitral_engine import elements
 from vitral_server.kserve.datatype import TensorType
 from vitral_server.kserve.region import Slice
