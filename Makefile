@@ -84,7 +84,7 @@ test-gpu: $(READY) ## Run the tests that need a GPU, or say what is missing (RUN
 		tests/test_engine_stage.py tests/test_engine_open.py $(ARGS)
 
 test-triton: $(READY) $(PEERS_READY) ## Ask Triton and vitral the same, over one repository, and compare the answers
-	@VITRAL_TRITON=1 $(BIN)/python -m pytest tests/test_kserve_triton.py $(ARGS)
+	@VITRAL_TRITON=1 $(BIN)/python -m pytest tests/test_kserve_triton.py tests/test_kserve_triton_config.py $(ARGS)
 
 test-perf-analyzer: $(READY) $(PERF_ANALYZER)/.ready ## Run Triton's load generator, perf_analyzer, against vitral
 	@VITRAL_PERF_ANALYZER=$(PERF_ANALYZER) $(BIN)/python -m pytest tests/test_perf_analyzer.py $(ARGS)

@@ -69,11 +69,17 @@ def asker(address: str) -> Iterator[Asker]:
         yield Asker(channel)
 
 
-def differences(got: Sequence[Answer], want: Sequence[Answer]) -> list[str]:
-    """Where answers are not those of the other server; of tensors more than float32 rounds off."""
-    if len(got) != len(want):
-        return [f"{len(got)} answers, not {len(want)}: {list(map(str, got))}, not {list(map(str, want))}"]
-    return [told for one, other in zip(got, want, strict=True) for told in _between(one, other)]
+def codes(answers: Sequence[Answer]) -> list[str]:
+    """Status codes by name."""
+    return [answer.code for answer in answers]
+
+
+def assert_alike(got: Sequence[Answer], want: Sequence[Answer]) -> None:
+    """Fails where answers are not those of the other server; of tensors where more than rounding differs."""
+    told = f"{list(map(str, got))}\n{list(map(str, want))}"
+    assert len(got) == len(want), told
+    found = [told for one, other in zip(got, want, strict=True) for told in _between(one, other)]
+    assert not found, "\n".join(found)
 
 
 def _between(got: Answer, want: Answer) -> Iterator[str]:

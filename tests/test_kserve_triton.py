@@ -5,36 +5,31 @@
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import triton_memory
 import triton_questions
-from asking import Answer, Asker, Step, asker, differences
-from benchmarks.serving.peers import tritonserver
+import triton_servers
+from asking import Step, assert_alike, codes
 from conftest import PRESETS
 from kserving import message, noise
 from serving import Running
 from test_kserve_errors import CASES
-from triton_memory import INPUT, given, register, status, taken
+from triton_memory import INPUT, given, register, taken
 from triton_questions import infer, parameter, shaped
+from triton_servers import Servers
 from tritonclient.grpc import service_pb2 as pb
 
-if "VITRAL_TRITON" not in os.environ:
-    _TOLD = "VITRAL_TRITON is not set: `make test-triton` sets it, and asks Triton"
-    pytest.skip(tritonserver.missing() or _TOLD, allow_module_level=True)
+triton_servers.need()
 
-REFUSALS = {name: [infer(change, rows=2)] for name, (change, _, _) in CASES.items()}
+REFUSALS = {name: infer(change, rows=2) for name, (change, _, _) in CASES.items() if name != "classification"}
 """Requests whose refusals the default tests hold to words that are Triton's."""
 
 
-def _class(kind: str, value: Any) -> Step:
-    return infer(parameter("classification", kind, value, of="outputs"), outputs=["embeddings"])
+CLASSES = infer(parameter("classification", "int64_param", 2, of="outputs"), outputs=["embeddings"])
 
 
 OTHER_WORDS: dict[str, str] = {
@@ -52,32 +47,26 @@ OTHER_WORDS: dict[str, str] = {
 }
 """Situations in which codes are equal, and words are not; why."""
 
+NOT_SERVED = {
+    "RepositoryModelLoad": "UNAVAILABLE",
+    "RepositoryModelUnload": "UNAVAILABLE",
+    "CudaSharedMemoryStatus": "OK",
+    "TraceSetting": "OK",
+    "LogSettings": "OK",
+}
+"""Methods that vitral refuses by name, and what Triton says to them."""
+
 OTHER_CODES: dict[str, tuple[list[Step], list[str], list[str]]] = {
-    "classification": ([_class("int64_param", 2)], ["OK"], ["UNIMPLEMENTED"]),
+    name: ([(name, getattr(pb, f"{name}Request")())], [code], ["UNIMPLEMENTED"])
+    for name, code in NOT_SERVED.items()
+} | {
+    "classification": ([CLASSES], ["OK"], ["UNIMPLEMENTED"]),
     "a timeout that config.pbtxt does not allow": (
         [infer(parameter("timeout", "int64_param", 1))],
         ["OK"],
         ["UNAVAILABLE"],
     ),
-    "load": ([("RepositoryModelLoad", pb.RepositoryModelLoadRequest())], ["UNAVAILABLE"], ["UNIMPLEMENTED"]),
-    "unload": (
-        [("RepositoryModelUnload", pb.RepositoryModelUnloadRequest())],
-        ["UNAVAILABLE"],
-        ["UNIMPLEMENTED"],
-    ),
-    "CUDA memory": (
-        [("CudaSharedMemoryStatus", pb.CudaSharedMemoryStatusRequest())],
-        ["OK"],
-        ["UNIMPLEMENTED"],
-    ),
-    "trace": ([("TraceSetting", pb.TraceSettingRequest())], ["OK"], ["UNIMPLEMENTED"]),
-    "log": ([("LogSettings", pb.LogSettingsRequest())], ["OK"], ["UNIMPLEMENTED"]),
     "no rows, and the bytes of one": ([infer(shaped(0, 3, 32, 32))], ["INTERNAL"], ["INVALID_ARGUMENT"]),
-    "a second region of a key": (
-        [register(), register("s"), status("s")],
-        ["OK", "INTERNAL", "NOT_FOUND"],
-        ["OK", "OK", "OK"],
-    ),
     "a region that begins within a page": (
         [register("s", offset=28, size=INPUT), taken("s")],
         ["INVALID_ARGUMENT", "NOT_FOUND"],
@@ -97,68 +86,42 @@ OTHER_CODES: dict[str, tuple[list[Step], list[str], list[str]]] = {
 """What vitral means to answer otherwise: what is asked, Triton's codes, vitral's."""
 
 
-@dataclass(frozen=True)
-class Servers:
-    """One repository's."""
-
-    triton: Asker
-    vitral: Asker
-
-    def compare(self, name: str, steps: list[Step], *, memory: bool = False) -> None:
-        """Asks both; fails where their answers differ."""
-        got, want = (
-            triton_memory.ask(one, steps) if memory else one.ask(steps) for one in (self.vitral, self.triton)
-        )
-        if name in OTHER_WORDS:
-            assert _codes(got) == _codes(want), (got, want)
-            assert [one.words for one in got] != [one.words for one in want], f"{name} is the same again"
-        else:
-            found = differences(got, want)
-            assert not found, "\n".join(found)
-
-
-def _codes(answers: Sequence[Answer]) -> list[str]:
-    return [answer.code for answer in answers]
-
-
-def _files(repo: Path) -> list[tuple[str, int]]:
-    return [(str(path), path.stat().st_mtime_ns) for path in sorted(repo.rglob("*"))]
-
-
 @pytest.fixture(scope="module")
 def servers(preset_repo: Path, kserve_server: Running) -> Iterator[Servers]:
-    if missing := tritonserver.missing():
-        pytest.fail(missing)
-    before = _files(preset_repo)
-    with (
-        tritonserver.running(preset_repo) as other,
-        asker(other.address) as triton,
-        asker(kserve_server.address) as vitral,
-    ):
-        yield Servers(triton, vitral)
-    assert _files(preset_repo) == before
+    with triton_servers.beside(kserve_server, preset_repo) as both:
+        yield both
+
+
+def _compare(servers: Servers, name: str, steps: list[Step], *, memory: bool = False) -> None:
+    """Asks both; fails where their answers differ."""
+    got, want = (triton_memory.ask(one, steps) if memory else one.ask(steps) for one in servers)
+    if name in OTHER_WORDS:
+        assert codes(got) == codes(want), (got, want)
+        assert [one.words for one in got] != [one.words for one in want], f"{name} is the same again"
+    else:
+        assert_alike(got, want)
 
 
 @pytest.mark.parametrize("model", PRESETS)
 def test_models_are_described_and_run_alike(servers: Servers, model: str) -> None:
     described = [("ModelMetadata", pb.ModelMetadataRequest(name=model))]
     completed = [("ModelConfig", pb.ModelConfigRequest(name=model))]
-    servers.compare("", [*described, *completed, triton_questions.run(model)])
+    _compare(servers, "", [*described, *completed, triton_questions.run(model)])
 
 
 @pytest.mark.parametrize("name", triton_questions.QUESTIONS)
 def test_questions_are_answered_alike(servers: Servers, name: str) -> None:
-    servers.compare(name, triton_questions.QUESTIONS[name])
+    _compare(servers, name, triton_questions.QUESTIONS[name])
 
 
-@pytest.mark.parametrize("name", REFUSALS.keys() - OTHER_CODES.keys())
+@pytest.mark.parametrize("name", REFUSALS)
 def test_requests_are_refused_alike(servers: Servers, name: str) -> None:
-    servers.compare(f"refusals {name}", REFUSALS[name])
+    _compare(servers, f"refusals {name}", [REFUSALS[name]])
 
 
 @pytest.mark.parametrize("name", triton_memory.QUESTIONS)
 def test_shared_memory_is_used_alike(servers: Servers, name: str) -> None:
-    servers.compare(f"memory {name}", triton_memory.QUESTIONS[name], memory=True)
+    _compare(servers, f"memory {name}", triton_memory.QUESTIONS[name], memory=True)
 
 
 def test_statistics_count_alike(servers: Servers) -> None:
@@ -168,11 +131,11 @@ def test_statistics_count_alike(servers: Servers) -> None:
     bad.raw_input_contents[0] = b"abcd"
     run, refused = ("ModelInfer", message(noise(1), model_name=model)), ("ModelInfer", bad)
     count = ("ModelStatistics", pb.ModelStatisticsRequest(name=model))
-    servers.compare("", [count, run, run, refused, run])
+    _compare(servers, "", [count, run, run, refused, run])
     until = time.monotonic() + 5
     while servers.triton.ask([count]) != servers.vitral.ask([count]) and time.monotonic() < until:
         time.sleep(0.02)  # Triton counts behind its answer
-    servers.compare("", [count])
+    _compare(servers, "", [count])
 
 
 @pytest.mark.parametrize("name", OTHER_CODES)
@@ -180,4 +143,4 @@ def test_what_vitral_answers_otherwise(servers: Servers, name: str) -> None:
     steps, triton, vitral = OTHER_CODES[name]
     for one, want in ((servers.triton, triton), (servers.vitral, vitral)):
         got = triton_memory.ask(one, steps)[: len(steps)]
-        assert _codes(got) == want, list(map(str, got))
+        assert codes(got) == want, list(map(str, got))
