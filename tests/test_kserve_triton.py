@@ -50,7 +50,7 @@ OTHER_WORDS: dict[str, str] = {
 NOT_SERVED = {
     "RepositoryModelLoad": "UNAVAILABLE",
     "RepositoryModelUnload": "UNAVAILABLE",
-    "CudaSharedMemoryStatus": "OK",
+    "CudaSharedMemoryRegister": "INVALID_ARGUMENT",
     "TraceSetting": "OK",
     "LogSettings": "OK",
 }
