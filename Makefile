@@ -27,6 +27,7 @@ TORCHVISION_READY := $(TORCHVISION_VENV)/.ready
 PEERS_VENV := .venv-peers
 PEERS_READY := $(PEERS_VENV)/.ready
 PEERS_PINS := benchmarks/serving/peers/constraints.txt
+PERF_ANALYZER := build/perf-analyzer
 # The released contract: `.venv/bin/buf build -o protos/vitral-v1.binpb`, run once at the first release and checked in.
 RELEASED := protos/vitral-v1.binpb
 
@@ -39,8 +40,8 @@ define need_python
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo export serve test test-gpu test-kill test-slow-paths lint proto proto-check golden-torchvision \
-	bench bench-full bench-extract bench-extract-many bench-gpu bench-peers clean
+.PHONY: help setup demo export serve test test-gpu test-kill test-slow-paths test-triton test-perf-analyzer lint \
+	proto proto-check golden-torchvision bench bench-full bench-extract bench-extract-many bench-gpu bench-peers clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is"
@@ -91,6 +92,17 @@ test-gpu: $(READY) ## Run the tests that need a GPU, or say what is missing (RUN
 	@$(BIN)/python tools/need_gpu.py
 	@$(BIN)/python -m pytest tests/test_gpu_cuda.py tests/test_gpu_tensorrt.py tests/test_engine_cuda.py \
 		tests/test_engine_stage.py tests/test_engine_open.py $(ARGS)
+
+test-triton: $(READY) $(PEERS_READY) ## Ask Triton and vitral the same, over one repository, and compare the answers
+	@VITRAL_TRITON=1 $(BIN)/python -m pytest tests/test_kserve_triton.py tests/test_kserve_triton_config.py $(ARGS)
+
+test-perf-analyzer: $(READY) $(PERF_ANALYZER)/.ready ## Run Triton's load generator, perf_analyzer, against vitral
+	@VITRAL_PERF_ANALYZER=$(PERF_ANALYZER) $(BIN)/python -m pytest tests/test_perf_analyzer.py $(ARGS)
+
+$(PERF_ANALYZER)/.ready: tools/get_perf_analyzer.py | $(READY)
+	@echo "fetching perf_analyzer into $(PERF_ANALYZER)"
+	@$(BIN)/python tools/get_perf_analyzer.py $(PERF_ANALYZER)
+	@touch $@
 
 lint: $(READY) ## Check style, types, the import rule and the protos
 	@$(BIN)/ruff check .

@@ -145,6 +145,8 @@ def test_models_that_do_not_serve(preset_repo: Path) -> None:
     assert len(describe.index(catalogue, ready=True).models) == 2
     with pytest.raises(InvalidArgumentError, match="requested model version is not available"):
         catalogue.chosen(MODEL, "3")
+    with pytest.raises(InvalidArgumentError, match="requested model 'other' is not available"):
+        catalogue.chosen("other", "")
 
 
 def test_a_real_model_keeps_its_name_before_an_image_model(preset_repo: Path) -> None:
@@ -159,11 +161,14 @@ def test_what_config_pbtxt_says_is_kept(preset_repo: Path, tmp_path: Path) -> No
     shutil.copytree(preset_repo / MODEL, tmp_path / MODEL)
     file = tmp_path / MODEL / "config.pbtxt"
     more = 'instance_group { count: 3 } instance_group { kind: KIND_CPU }\nparameters { key: "a" value {} }'
+    more += "optimization { input_pinned_memory { enable: false } }"
     file.write_text(file.read_text().replace("max_batch_size: 32", "max_batch_size: 5") + more)
     config = configuration.of_model(vitral_engine.open(tmp_path / MODEL))
     groups = [(group.name, group.count, group.kind) for group in config.instance_group]
     assert groups == [("vit-embedding_0", 3, 2), ("vit-embedding_1", 2, 2)]
     assert (config.max_batch_size, list(config.parameters)) == (5, ["a"])
+    pinned = config.optimization
+    assert (pinned.input_pinned_memory.enable, pinned.output_pinned_memory.enable) == (False, True)
     assert config.dynamic_batching.preferred_batch_size == [5]
     file.write_text("max_batch_size: 8")
     config = configuration.of_model(vitral_engine.open(tmp_path / MODEL))

@@ -138,9 +138,9 @@ class Catalogue:
         wanted = _version(version)
         if not name:
             return [one for one in self if one.face is not None]
-        if name not in self._entries:
+        entries = [one for one in self._entries.get(name, []) if one.face is not None]
+        if not entries:
             raise InvalidArgumentError(f"requested model '{name}' is not available")
-        entries = (one for one in self._entries[name] if one.face is not None)
         found = [one for one in entries if wanted in ("", one.version)]
         if not found:
             raise InvalidArgumentError(f"requested model version is not available for model '{name}'")

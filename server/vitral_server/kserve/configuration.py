@@ -36,8 +36,9 @@ def of_model(model: Model) -> Any:
     if not config.HasField("version_policy"):
         config.version_policy.latest.num_versions = 1
     _instances(config, model)
-    config.optimization.input_pinned_memory.enable = True
-    config.optimization.output_pinned_memory.enable = True
+    for name in ("input_pinned_memory", "output_pinned_memory"):
+        if not config.optimization.HasField(name):
+            getattr(config.optimization, name).enable = True
     if config.HasField("dynamic_batching") and not config.dynamic_batching.preferred_batch_size:
         config.dynamic_batching.preferred_batch_size.append(config.max_batch_size)
     return config
