@@ -183,9 +183,10 @@ def test_every_other_method_is_refused_by_name(stub: Any) -> None:
     served = {"ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelConfig"}
     served |= {"ModelInfer", "ModelStreamInfer", "ModelStatistics", "RepositoryIndex"}
     served |= {f"SystemSharedMemory{verb}" for verb in ("Status", "Register", "Unregister")}
+    served |= {f"CudaSharedMemory{verb}" for verb in ("Status", "Unregister")}
     methods = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].methods
     others = [method for method in methods if method.name not in served]
-    assert len(others) == len(methods) - len(served) > 5
+    assert len(others) == len(methods) - len(served) == 5
     for method in others:
         request = getattr(pb, method.input_type.name)()
         told = kserving.refusal(getattr(stub, method.name), request)
@@ -223,3 +224,11 @@ def test_readiness_follows_the_drain(preset_repo: Path, tmp_path: Path) -> None:
         reply = client.infer(MODEL, kserving.floats(kserving.noise(1)))
         assert reply.as_numpy("embeddings") is not None, "calls are still answered during the drain delay"
         assert server.process.wait(20) == 0
+
+
+def test_there_is_no_cuda_shared_memory(stub: Any) -> None:
+    assert not stub.CudaSharedMemoryStatus(pb.CudaSharedMemoryStatusRequest()).regions
+    told = kserving.refusal(stub.CudaSharedMemoryStatus, pb.CudaSharedMemoryStatusRequest(name="zz"))
+    assert told == ("NOT_FOUND", "Unable to find cuda shared memory region: 'zz'")
+    for name in ("", "zz"):  # as clients do for all, whatever they registered
+        stub.CudaSharedMemoryUnregister(pb.CudaSharedMemoryUnregisterRequest(name=name))

@@ -133,9 +133,17 @@ class _Outbox:
         return self._queue
 
     async def send(self, call: Call, queue: asyncio.Queue[bytes | None]) -> None:
-        """Sends these messages; whoever reads the replies is told of a call that broke."""
+        """Sends these messages; whoever reads the replies is told of a call that broke.
+
+        The server says that it takes the configuration before anything else is sent: a write to a call that
+        is being refused would put grpc's own words in the place of the server's.
+        """
         with suppress(grpc.RpcError, asyncio.InvalidStateError):
-            while (data := await queue.get()) is not None:
+            config = await queue.get()
+            await call.write(config)
+            await call.initial_metadata()
+            await asyncio.sleep(0)
+            while not call.done() and (data := await queue.get()) is not None:
                 await call.write(data)
             await call.done_writing()
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import cast
 
 import grpc
 
@@ -24,12 +25,16 @@ from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1.model_pb2 import ModelSpec
 from vitral_client import argument, failure, reply
 from vitral_client.call import SERVICE, Deadline
+from vitral_client.failure import LostError
 from vitral_client.image import Image, Pixels
 from vitral_client.parts import read_any
 from vitral_client.request import Wish, fill, split_name
 from vitral_client.steps import Result
 
 PATH = f"{SERVICE}/EmbedStream"
+
+_WRITTEN_TO_A_DEAD_CALL = "Internal error from Core"
+"""What grpc's asyncio says in the place of the status, where that has come but was not read yet."""
 
 _PAUSES = (0.1, 0.2, 0.4)
 """Seconds before a stream is opened again, while no answer has come in between."""
@@ -64,6 +69,9 @@ class Terms:
 
     def error(self, error: grpc.RpcError, address: str) -> VitralError:
         """The error of vitral a call to this address ended with."""
+        call = cast("grpc.Call", error)
+        if call.code() is grpc.StatusCode.INTERNAL and call.details() == _WRITTEN_TO_A_DEAD_CALL:
+            return LostError(f"the stream to {address} broke while a message was being sent")
         seconds = 0.0 if self.deadline is None else self.deadline.seconds
         return failure.of_call(error, address=address, seconds=seconds)
 

@@ -122,6 +122,7 @@ class EmbeddingService:
             seconds=partial(self._seconds, context),
             noting=partial(request_line, "embed_item", self.telemetry, context),
         )
+        await context.send_initial_metadata(())  # says that the configuration is taken
         try:
             await Stream(self._admission, context, ordered=ordered).serve(source, items.accept)
         finally:

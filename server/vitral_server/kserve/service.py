@@ -20,6 +20,7 @@ from vitral_server.kserve.catalogue import Catalogue
 from vitral_server.kserve.infer import Caller, Inference
 from vitral_server.kserve.regions import Regions
 from vitral_server.kserve.request import read as read_infer
+from vitral_server.kserve.status import RegionNotFoundError
 from vitral_server.log import RequestLine
 from vitral_server.registry import Registry
 from vitral_server.service import Context, accept, answers, answers_stream, read, refuse
@@ -144,6 +145,24 @@ class InferenceService:
         request = read(pb.SystemSharedMemoryUnregisterRequest, message)
         self._regions.unregister(request.name, peer=context.peer())
         return _packed(pb.SystemSharedMemoryUnregisterResponse())
+
+    @answers
+    async def CudaSharedMemoryStatus(  # noqa: N802
+        self, message: bytes, context: Context, line: RequestLine
+    ) -> bytes:
+        """Regions of CUDA shared memory. None can be registered; clients ask all the same."""
+        request = read(pb.CudaSharedMemoryStatusRequest, message)
+        if request.name:
+            raise RegionNotFoundError(f"Unable to find cuda shared memory region: '{request.name}'")
+        return _packed(pb.CudaSharedMemoryStatusResponse())
+
+    @answers
+    async def CudaSharedMemoryUnregister(  # noqa: N802
+        self, message: bytes, context: Context, line: RequestLine
+    ) -> bytes:
+        """None any more, as before."""
+        read(pb.CudaSharedMemoryUnregisterRequest, message)
+        return _packed(pb.CudaSharedMemoryUnregisterResponse())
 
     def handlers(self) -> grpc.GenericRpcHandler:
         """Every method of the service under its name. All take and give bytes."""
