@@ -77,7 +77,7 @@ serve: $(READY) ## Serve models/ on port 50051 (ARGS="--port 50052"); exports fi
 	@exec $(BIN)/vitral-server --repo $(REPO) $(ARGS)
 
 test: lint proto-check ## Run lint, the stale-proto check and all tests (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-kill: $(READY) ## Kill `vitral extract` at a hundred random moments and at each step, and resume it
 	@VITRAL_KILLS=100 $(BIN)/python -m pytest tests/test_extract_kill.py $(ARGS)

@@ -234,7 +234,7 @@ async def test_a_watcher_that_does_not_read_holds_nobody_up() -> None:
 def test_sigterm_while_loading_ends_it_at_once(small_repo: Path) -> None:
     code = (
         "import sys, time, vitral_server.app as app; from vitral_server.__main__ import main; "
-        "app._load = lambda _: time.sleep(60); sys.exit(main())"
+        "app._load = lambda *_: time.sleep(60); sys.exit(main())"
     )
     process = subprocess.Popen(
         [sys.executable, "-c", code, "--repo", str(small_repo), "--port", "0", "--log-level", "info"],

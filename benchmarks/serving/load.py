@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from benchmarks import processes
 from benchmarks.serving import pictures
 from benchmarks.serving.figures import curve
-from benchmarks.serving.way import Call, Picture, Staged
+from benchmarks.serving.way import Call, Picture, Staged, Streaming
 from benchmarks.serving.ways import find
 from benchmarks.serving.workload import WORKLOADS
 
@@ -71,6 +71,32 @@ def opened(call: Call, turn: Callable[[], Picture], *, rate: float, seconds: flo
             _one(call, turn(), due, mine)
 
     return _together(caller, MOST_CALLERS)
+
+
+def streamed(
+    call: Streaming, turn: Callable[[], Picture], *, callers: int, seconds: float, rate: float = 0.0
+) -> Outcome:
+    """One stream with as many pictures under way, or one to which pictures come at a fixed rate."""
+    begin = time.perf_counter() + (0.05 if rate else 0.0)
+    starts: list[float] = []
+
+    def source() -> Iterator[Picture]:
+        for number in range(round(rate * seconds)) if rate else itertools.count():
+            due = begin + number / rate if rate else time.perf_counter()
+            if not rate and due > begin + seconds:
+                return
+            time.sleep(max(0.0, due - time.perf_counter()))
+            starts.append(due)
+            yield turn()
+
+    outcome, start = Outcome(), time.perf_counter()
+    for number, failed in call.stream(source(), MOST_CALLERS if rate else callers):
+        if failed:
+            outcome.errors[failed] += 1
+        else:
+            outcome.milliseconds.append((time.perf_counter() - starts[number]) * 1e3)
+    outcome.seconds = time.perf_counter() - start
+    return outcome
 
 
 def _one(call: Call, picture: Picture, start: float, mine: Outcome) -> None:
@@ -145,9 +171,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     with find(args.way).caller(args.address, WORKLOADS[args.workload]) as call:
         if args.answers:
             np.save(args.answers, answers(call, every))
-        closed(call, turn, callers=min(args.callers, 8), seconds=args.warm_up)
+        if isinstance(call, Streaming):
+            streamed(call, turn, callers=min(args.callers, 8), seconds=args.warm_up)
+        else:
+            closed(call, turn, callers=min(args.callers, 8), seconds=args.warm_up)
 
         def run() -> Outcome:
+            if isinstance(call, Streaming):
+                return streamed(call, turn, callers=args.callers, seconds=args.seconds, rate=args.rate)
             if args.rate:
                 return opened(call, turn, rate=args.rate, seconds=args.seconds)
             return closed(call, turn, callers=args.callers, seconds=args.seconds)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from inspect import signature
@@ -44,6 +44,7 @@ class VitralWay:
         tree: another checkout whose server and client run; None for this one.
         drifts: whether other answers than the engine's are what it is for.
         transport: of the client.
+        streams: whether all pictures go through one stream.
     """
 
     name: str = "vitral"
@@ -53,6 +54,7 @@ class VitralWay:
     tree: Path | None = None
     drifts: bool = False
     transport: Literal["grpc", "shm"] = "grpc"
+    streams: bool = False
 
     @property
     def environ(self) -> Mapping[str, str]:
@@ -104,8 +106,9 @@ class VitralWay:
 
         # Another checkout's client may not have a choice.
         made = Client(address, timeout=TIMEOUT, transport="shm") if self.transport == "shm" else None
+        kind = _VitralStream if self.streams else _VitralCall
         with made or Client(address, timeout=TIMEOUT) as client:
-            yield _VitralCall(client, workload)
+            yield kind(client, workload)
 
 
 class _VitralCall:
@@ -142,6 +145,37 @@ class _VitralCall:
             self._calls += 1
             for name in STAGES:
                 self._sums[name] += getattr(timings, name)
+
+
+class _VitralStream(_VitralCall):
+    """The same by `embed_stream`."""
+
+    def __call__(self, picture: Picture) -> NDArray[Any]:
+        """A picture to its output, in a stream of its own."""
+        ((_, reply),) = self._results([picture], 1)
+        if isinstance(reply, Exception):
+            raise reply
+        return np.asarray(reply.outputs[self._workload.output])
+
+    def stream(self, pictures: Iterator[Picture], in_flight: int) -> Iterator[tuple[int, str]]:
+        """See `Streaming`."""
+        for number, reply in self._results(pictures, in_flight):
+            if isinstance(reply, Exception):
+                yield number, type(reply).__name__
+            else:
+                self._note(reply.timings)
+                yield number, ""
+
+    def _results(self, pictures: Iterable[Picture], in_flight: int) -> Iterator[tuple[int, Any]]:
+        wanted = self._workload
+        return self._client.embed_stream(
+            pictures,
+            model=wanted.model,
+            outputs=[wanted.output],
+            dtype=wanted.dtype,
+            in_flight=in_flight,
+            **self._rows,
+        )
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +26,15 @@ class Staged(Protocol):
 
     def stages(self) -> dict[str, float]:
         """Mean milliseconds of each stage over the calls since the last time this was asked."""
+        ...
+
+
+@runtime_checkable
+class Streaming(Protocol):
+    """A call that can also do many pictures in one stream."""
+
+    def stream(self, pictures: Iterator[Picture], in_flight: int) -> Iterator[tuple[int, str]]:
+        """The position of each picture as it is answered, and its error, if any, with so many under way."""
         ...
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from benchmarks.serving.vitral_way import VitralWay
 from benchmarks.serving.way import Way
 
-VITRAL, FAST, SHARED = "vitral", "vitral+fast", "vitral+shm"
-"""vitral as it comes, with JPEGs decoded to a smaller scale where that is enough, and by shared memory."""
+VITRAL, FAST, SHARED, STREAM = "vitral", "vitral+fast", "vitral+shm", "vitral+stream"
+"""vitral as it comes, with JPEGs decoded to a smaller scale, by shared memory, and in one stream."""
 
 LIMIT, LOOP, ENGINE = "limit", "loop", "engine"
 """Those that serve nobody: what the machine can do without RPC, a plain torch loop, the engine in process."""
@@ -16,7 +16,8 @@ def ways() -> dict[str, Way]:
     """All of them."""
     fast = VitralWay(FAST, "vitral, decode = fast", args=("--decode", "fast"), drifts=True)
     shared = VitralWay(SHARED, "vitral, transport = shm", transport="shm")
-    found: dict[str, Way] = {VITRAL: VitralWay(), FAST: fast, SHARED: shared}
+    stream = VitralWay(STREAM, "vitral, embed_stream", streams=True)
+    found: dict[str, Way] = {VITRAL: VitralWay(), FAST: fast, SHARED: shared, STREAM: stream}
     try:
         from benchmarks.serving.peers import PEERS
     except ModuleNotFoundError as error:

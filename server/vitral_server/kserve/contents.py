@@ -36,17 +36,17 @@ def sources(request: Request, model: str, *, find: Find) -> list[Source]:
     raw, found = iter(request.raw), list[Source]()
     for tensor in request.message.inputs:
         where = f"'{tensor.name}' for model '{model}'"
-        shared, typed = range_of(tensor), _typed(tensor, where)
+        shared, spelt_out = range_of(tensor), tensor.HasField("contents")
         if shared is not None:
-            if typed is not None:
+            if spelt_out:
                 told = f"unexpected 'content' provided when using shared memory for input tensor {where}"
                 raise InvalidArgumentError(told)
             found.append(find(shared))
-        elif typed is not None:
+        elif spelt_out:
             if request.raw:
                 told = "contents field must not be specified when using raw_input_contents for"
                 raise InvalidArgumentError(f"{told} {where}")
-            found.append(typed)
+            found.append(_typed(tensor, where))
         elif (data := next(raw, None)) is not None:
             found.append(data)
         else:
@@ -110,10 +110,8 @@ def _unpacked(data: memoryview, most: int, name: str) -> list[bytes]:
     return found
 
 
-def _typed(tensor: Any, where: str) -> Typed | None:
-    """The values in the field of typed contents that has any; None where there are no such contents."""
-    if not tensor.HasField("contents"):
-        return None
+def _typed(tensor: Any, where: str) -> Typed:
+    """The values in the field of typed contents that has any."""
     found: Typed | None = None
     told = f"unexpected explicit tensor data for input tensor {where}"
     for field, values in tensor.contents.ListFields():

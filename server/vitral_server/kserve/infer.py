@@ -81,9 +81,9 @@ class Inference:
         places = checks.places(request, find=find)
         outputs = checks.outputs(request, entry, face)
         shape = checks.the_input(request, entry, face, most=face.max_batch_size or self._config.max_items)
-        checks.room(places, shape[0], face)
         [source] = sources
         pictures = await self._pictures(request, entry, face, shape, source)
+        checks.room(places, shape[0], face)
         seconds = self._config.timeout if caller.seconds is None else max(0.0, caller.seconds)
         by_parameter = 0 < timeout < seconds
         call = EmbedCall(
