@@ -1,4 +1,4 @@
-"""Two pictures of a run: images a second as shares of the limit, and the latencies of the open loops."""
+"""Pictures of a run: images a second as shares of the limit, and the latencies of its open loops."""
 
 from __future__ import annotations
 
@@ -16,18 +16,22 @@ _LAST = 99.9
 
 
 def draw(rows: Sequence[Row], file: Path) -> None:
-    """Writes a PNG: bars, and beside them one curve for each open loop where there are any."""
+    """Writes a PNG: bars, and below them a panel for each workload that has open loops."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     late = [row for row in rows if row.arrivals and row.latency]
-    figure = Figure(figsize=(14 if late else 8, 5), layout="constrained")
+    workloads = list(dict.fromkeys(row.workload for row in late))
+    figure = Figure(figsize=(14, 10 if late else 5), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2 if late else 1, squeeze=False)[0]
-    _bars(axes[0], rows)
+    grid = figure.add_gridspec(2 if late else 1, max(len(workloads), 1))
+    _bars(figure.add_subplot(grid[0, :]), rows)
+    for place, workload in enumerate(workloads):
+        _curves(figure.add_subplot(grid[1, place]), [row for row in late if row.workload == workload])
     if late:
-        _curves(axes[1], late)
-    figure.savefig(file, dpi=120)
+        figure.axes[1].set_ylabel("ms from the scheduled arrival")
+        figure.axes[1].legend(fontsize=8)
+    figure.savefig(file, dpi=110)
 
 
 def _bars(axes: Any, rows: Sequence[Row]) -> None:
@@ -39,10 +43,11 @@ def _bars(axes: Any, rows: Sequence[Row]) -> None:
         shown = [(place, parts[way, name]) for place, name in enumerate(workloads) if (way, name) in parts]
         left = [place + (index - (len(names) - 1) / 2) * width for place, _ in shown]
         bars = axes.bar(left, [share for _, share in shown], width, label=way)
-        axes.bar_label(bars, fmt="%.2f", fontsize=7)
+        axes.bar_label(bars, fmt="%.2f", fontsize=7, rotation=90, padding=2)
     axes.axhline(1.0, color="grey", linewidth=0.8)
     axes.set_xticks(range(len(workloads)), workloads)
     axes.set_ylabel("images/s, share of the limit (no RPC)")
+    axes.margins(y=0.12)
     axes.set_title(f"{CALLERS} callers, client and server on the same cores", fontsize=10)
     if names:
         axes.legend(fontsize=8)
@@ -65,7 +70,7 @@ def _curves(axes: Any, late: Sequence[Row]) -> None:
         axes.plot(
             [1 / (1 - percent / 100) for percent, _ in points],
             [value for _, value in points],
-            label=f"{row.workload} {row.way}, {row.arrivals:.0f}/s",
+            label=row.way,
         )
     ticks = (50, 90, 99, 99.9)
     axes.set_xscale("log")
@@ -73,6 +78,4 @@ def _curves(axes: Any, late: Sequence[Row]) -> None:
     axes.set_xticks([1 / (1 - percent / 100) for percent in ticks], [f"{percent:g} %" for percent in ticks])
     axes.minorticks_off()
     axes.set_xlabel("calls answered")
-    axes.set_ylabel("ms from the scheduled arrival")
-    axes.set_title("open loop at 70 % of each way's peak", fontsize=10)
-    axes.legend(fontsize=8)
+    axes.set_title(f"{late[0].workload}, open loop at 70 % of each way's peak", fontsize=8)
