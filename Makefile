@@ -35,6 +35,9 @@ ANSWERS := $(addprefix tests/test_,engine_image.py engine_open.py engine_preproc
 	engine_half.py served_decode.py served_models.py served_selection.py server_embed.py server_images.py \
 	client_parts.py client_shared.py client_stream.py extract_run.py)
 
+# It judges memory and a crowd's answers, and has the machine for itself.
+LOAD := tests/test_server_load.py
+
 define need_python
 @test -n "$(PYTHON)" || { echo "vitral needs Python 3.11 or newer, and none of $(CANDIDATES) is; \
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
@@ -77,7 +80,12 @@ serve: $(READY) ## Serve models/ on port 50051 (ARGS="--port 50052"); exports fi
 	@exec $(BIN)/vitral-server --repo $(REPO) $(ARGS)
 
 test: lint proto-check ## Run lint, the stale-proto check and all tests (ARGS="-k name" for some)
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder $(ARGS)
+ifeq ($(ARGS),)
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --ignore $(LOAD)
+	@$(BIN)/python -m pytest $(LOAD)
+else
+	@$(BIN)/python -m pytest $(ARGS)
+endif
 
 test-kill: $(READY) ## Kill `vitral extract` at a hundred random moments and at each step, and resume it
 	@VITRAL_KILLS=100 $(BIN)/python -m pytest tests/test_extract_kill.py $(ARGS)
