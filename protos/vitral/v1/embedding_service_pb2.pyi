@@ -342,6 +342,7 @@ class EmbedResponse(_message.Message):
     FINGERPRINT_FIELD_NUMBER: _builtins.int
     DECODE_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    UNPROVEN_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model that answered."""
@@ -351,6 +352,8 @@ class EmbedResponse(_message.Message):
     """Fingerprint of the model that answered."""
     decode: Global___Decode.ValueType
     """How the image files among the items were decoded."""
+    unproven: _builtins.bool
+    """Whether the model was never proven against a reference."""
     @_builtins.property
     def results(self) -> _containers.RepeatedCompositeFieldContainer[Global___ItemResult]:
         """One result for each item."""
@@ -379,11 +382,12 @@ class EmbedResponse(_message.Message):
         fingerprint: _builtins.str = ...,
         decode: Global___Decode.ValueType = ...,
         outputs: _abc.Iterable[Global___OutputRequest] | None = ...,
+        unproven: _builtins.bool = ...,
         payloads: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "fingerprint", b"fingerprint", "model", b"model", "outputs", b"outputs", "payloads", b"payloads", "results", b"results", "timings", b"timings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "fingerprint", b"fingerprint", "model", b"model", "outputs", b"outputs", "payloads", b"payloads", "results", b"results", "timings", b"timings", "unproven", b"unproven", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -603,6 +607,7 @@ class EmbedStreamResponse(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     DECODE_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    UNPROVEN_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     """Name of the model that answered."""
@@ -614,6 +619,8 @@ class EmbedStreamResponse(_message.Message):
     """The caller's number of the item."""
     decode: Global___Decode.ValueType
     """How an image file was decoded."""
+    unproven: _builtins.bool
+    """Whether the model was never proven against a reference."""
     @_builtins.property
     def result(self) -> Global___ItemResult:
         """Outputs or error."""
@@ -643,11 +650,12 @@ class EmbedStreamResponse(_message.Message):
         id: _builtins.int = ...,
         decode: Global___Decode.ValueType = ...,
         outputs: _abc.Iterable[Global___OutputRequest] | None = ...,
+        unproven: _builtins.bool = ...,
         payloads: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["result", b"result", "timings", b"timings"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "fingerprint", b"fingerprint", "id", b"id", "model", b"model", "outputs", b"outputs", "payloads", b"payloads", "result", b"result", "timings", b"timings", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode", b"decode", "fingerprint", b"fingerprint", "id", b"id", "model", b"model", "outputs", b"outputs", "payloads", b"payloads", "result", b"result", "timings", b"timings", "unproven", b"unproven", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

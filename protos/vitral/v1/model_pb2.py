@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from vitral.v1 import tensor_pb2 as vitral_dot_v1_dot_tensor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15vitral/v1/model.proto\x12\tvitral.v1\x1a\x16vitral/v1/tensor.proto\"\xc4\x03\n\tModelSpec\x12\x0e\n\x06schema\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12!\n\x06source\x18\x03 \x01(\x0b\x32\x11.vitral.v1.Source\x12-\n\x0c\x61rchitecture\x18\x04 \x01(\x0b\x32\x17.vitral.v1.Architecture\x12\x11\n\tprecision\x18\x05 \x01(\t\x12\r\n\x05opset\x18\x06 \x01(\r\x12 \n\x06graphs\x18\x07 \x03(\x0b\x32\x10.vitral.v1.Graph\x12/\n\rpreprocessing\x18\x08 \x01(\x0b\x32\x18.vitral.v1.Preprocessing\x12\"\n\x07outputs\x18\t \x03(\x0b\x32\x11.vitral.v1.Output\x12\x17\n\x0f\x64\x65\x66\x61ult_outputs\x18\n \x03(\t\x12\x1f\n\x05proof\x18\x0b \x01(\x0b\x32\x10.vitral.v1.Proof\x12\x30\n\x06sha256\x18\x0c \x03(\x0b\x32 .vitral.v1.ModelSpec.Sha256Entry\x12\x13\n\x0b\x66ingerprint\x18\r \x01(\t\x1a-\n\x0bSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe3\x01\n\x06Source\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12)\n\x07weights\x18\x04 \x01(\x0e\x32\x18.vitral.v1.WeightsOrigin\x12\x14\n\x0cweights_note\x18\x05 \x01(\t\x12\x33\n\tlibraries\x18\x06 \x03(\x0b\x32 .vitral.v1.Source.LibrariesEntry\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x89\x02\n\x0c\x41rchitecture\x12\x0e\n\x06module\x18\x01 \x01(\t\x12(\n\nimage_size\x18\x02 \x01(\x0b\x32\x14.vitral.v1.ImageSize\x12(\n\npatch_size\x18\x03 \x01(\x0b\x32\x14.vitral.v1.ImageSize\x12\x13\n\x0bin_channels\x18\x04 \x01(\r\x12\x11\n\tembed_dim\x18\x05 \x01(\r\x12\x1d\n\x04grid\x18\x06 \x01(\x0b\x32\x0f.vitral.v1.Grid\x12&\n\x08min_size\x18\x07 \x01(\x0b\x32\x14.vitral.v1.ImageSize\x12&\n\x08max_size\x18\x08 \x01(\x0b\x32\x14.vitral.v1.ImageSize\"\"\n\x04\x41xis\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\r\"L\n\x05Graph\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12$\n\x05input\x18\x02 \x01(\x0b\x32\x15.vitral.v1.GraphInput\x12\x0f\n\x07outputs\x18\x03 \x03(\t\"m\n\nGraphInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.vitral.v1.DataType\x12\x1d\n\x04\x61xes\x18\x03 \x03(\x0b\x32\x0f.vitral.v1.Axis\x12\x0e\n\x06\x66olded\x18\x04 \x01(\x08\"\x82\x02\n\rPreprocessing\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12\"\n\x04size\x18\x02 \x01(\x0b\x32\x14.vitral.v1.ImageSize\x12%\n\x08resample\x18\x03 \x01(\x0e\x32\x13.vitral.v1.Resample\x12\x16\n\x0erescale_factor\x18\x04 \x01(\x01\x12\x0c\n\x04mean\x18\x05 \x03(\x01\x12\x0b\n\x03std\x18\x06 \x03(\x01\x12\'\n\tcrop_size\x18\x07 \x01(\x0b\x32\x14.vitral.v1.ImageSize\x12\x15\n\rshortest_edge\x18\x08 \x01(\r\x12\r\n\x05\x62ound\x18\t \x01(\t\x12\x12\n\nhigh_depth\x18\n \x01(\t\"\xca\x01\n\x06Output\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.vitral.v1.DataType\x12\x1d\n\x04\x61xes\x18\x03 \x03(\x0b\x32\x0f.vitral.v1.Axis\x12-\n\rprefix_tokens\x18\x04 \x03(\x0e\x32\x16.vitral.v1.PrefixToken\x12\x0f\n\x07trained\x18\x05 \x01(\x08\x12\x1e\n\x16image_dependent_prefix\x18\x06 \x01(\x08\x12\x0f\n\x07meaning\x18\x07 \x01(\t\"\xf0\x01\n\x05Proof\x12&\n\x06status\x18\x01 \x01(\x0e\x32\x16.vitral.v1.ProofStatus\x12\x11\n\tproviders\x18\x02 \x03(\t\x12\x13\n\x0b\x62\x61tch_sizes\x18\x03 \x03(\r\x12\"\n\x07\x66igures\x18\x04 \x03(\x0b\x32\x11.vitral.v1.Figure\x12\x17\n\x0fill_conditioned\x18\x05 \x01(\x08\x12\x14\n\x0ctorch_rel_l2\x18\x06 \x01(\x01\x12\x13\n\x0bgolden_file\x18\x07 \x01(\t\x12/\n\nphotograph\x18\x08 \x01(\x0b\x32\x1b.vitral.v1.GoldenPhotograph\"\xb6\x01\n\x06\x46igure\x12\r\n\x05graph\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x0e\n\x06rel_l2\x18\x04 \x01(\x01\x12\x15\n\rrel_l2_budget\x18\x05 \x01(\x01\x12\x0f\n\x07max_abs\x18\x06 \x01(\x01\x12\x16\n\x0emax_abs_budget\x18\x07 \x01(\x01\x12\x14\n\x0ctorch_rel_l2\x18\x08 \x01(\x01\x12\x15\n\rtorch_max_abs\x18\t \x01(\x01\"\xb8\x01\n\x10GoldenPhotograph\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x15\n\rpixels_sha256\x18\x02 \x01(\t\x12=\n\tlibraries\x18\x03 \x03(\x0b\x32*.vitral.v1.GoldenPhotograph.LibrariesEntry\x12\x0e\n\x06\x63redit\x18\x04 \x01(\t\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x83\x01\n\rWeightsOrigin\x12\x1e\n\x1aWEIGHTS_ORIGIN_UNSPECIFIED\x10\x00\x12\x19\n\x15WEIGHTS_ORIGIN_RANDOM\x10\x01\x12\x18\n\x14WEIGHTS_ORIGIN_GIVEN\x10\x02\x12\x1d\n\x19WEIGHTS_ORIGIN_CHECKPOINT\x10\x03*\xa5\x01\n\x08Resample\x12\x18\n\x14RESAMPLE_UNSPECIFIED\x10\x00\x12\x14\n\x10RESAMPLE_NEAREST\x10\x01\x12\x15\n\x11RESAMPLE_BILINEAR\x10\x02\x12\x14\n\x10RESAMPLE_BICUBIC\x10\x03\x12\x14\n\x10RESAMPLE_LANCZOS\x10\x04\x12\x10\n\x0cRESAMPLE_BOX\x10\x05\x12\x14\n\x10RESAMPLE_HAMMING\x10\x06*{\n\x0bPrefixToken\x12\x1c\n\x18PREFIX_TOKEN_UNSPECIFIED\x10\x00\x12\x14\n\x10PREFIX_TOKEN_CLS\x10\x01\x12\x1d\n\x19PREFIX_TOKEN_DISTILLATION\x10\x02\x12\x19\n\x15PREFIX_TOKEN_REGISTER\x10\x03*_\n\x0bProofStatus\x12\x1c\n\x18PROOF_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13PROOF_STATUS_PROVEN\x10\x01\x12\x19\n\x15PROOF_STATUS_UNPROVEN\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15vitral/v1/model.proto\x12\tvitral.v1\x1a\x16vitral/v1/tensor.proto\"\xc4\x03\n\tModelSpec\x12\x0e\n\x06schema\x18\x01 \x01(\r\x12\x0c\n\x04name\x18\x02 \x01(\t\x12!\n\x06source\x18\x03 \x01(\x0b\x32\x11.vitral.v1.Source\x12-\n\x0c\x61rchitecture\x18\x04 \x01(\x0b\x32\x17.vitral.v1.Architecture\x12\x11\n\tprecision\x18\x05 \x01(\t\x12\r\n\x05opset\x18\x06 \x01(\r\x12 \n\x06graphs\x18\x07 \x03(\x0b\x32\x10.vitral.v1.Graph\x12/\n\rpreprocessing\x18\x08 \x01(\x0b\x32\x18.vitral.v1.Preprocessing\x12\"\n\x07outputs\x18\t \x03(\x0b\x32\x11.vitral.v1.Output\x12\x17\n\x0f\x64\x65\x66\x61ult_outputs\x18\n \x03(\t\x12\x1f\n\x05proof\x18\x0b \x01(\x0b\x32\x10.vitral.v1.Proof\x12\x30\n\x06sha256\x18\x0c \x03(\x0b\x32 .vitral.v1.ModelSpec.Sha256Entry\x12\x13\n\x0b\x66ingerprint\x18\r \x01(\t\x1a-\n\x0bSha256Entry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xfb\x01\n\x06Source\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\treference\x18\x02 \x01(\t\x12\x10\n\x08revision\x18\x03 \x01(\t\x12)\n\x07weights\x18\x04 \x01(\x0e\x32\x18.vitral.v1.WeightsOrigin\x12\x14\n\x0cweights_note\x18\x05 \x01(\t\x12\x33\n\tlibraries\x18\x06 \x03(\x0b\x32 .vitral.v1.Source.LibrariesEntry\x12\x16\n\x0eweights_sha256\x18\x07 \x01(\t\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x89\x02\n\x0c\x41rchitecture\x12\x0e\n\x06module\x18\x01 \x01(\t\x12(\n\nimage_size\x18\x02 \x01(\x0b\x32\x14.vitral.v1.ImageSize\x12(\n\npatch_size\x18\x03 \x01(\x0b\x32\x14.vitral.v1.ImageSize\x12\x13\n\x0bin_channels\x18\x04 \x01(\r\x12\x11\n\tembed_dim\x18\x05 \x01(\r\x12\x1d\n\x04grid\x18\x06 \x01(\x0b\x32\x0f.vitral.v1.Grid\x12&\n\x08min_size\x18\x07 \x01(\x0b\x32\x14.vitral.v1.ImageSize\x12&\n\x08max_size\x18\x08 \x01(\x0b\x32\x14.vitral.v1.ImageSize\"\"\n\x04\x41xis\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\r\"\xa6\x01\n\x05Graph\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12$\n\x05input\x18\x02 \x01(\x0b\x32\x15.vitral.v1.GraphInput\x12\x0f\n\x07outputs\x18\x03 \x03(\t\x12*\n\x05\x66used\x18\x04 \x03(\x0b\x32\x1b.vitral.v1.Graph.FusedEntry\x1a,\n\nFusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\r:\x02\x38\x01\"m\n\nGraphInput\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.vitral.v1.DataType\x12\x1d\n\x04\x61xes\x18\x03 \x03(\x0b\x32\x0f.vitral.v1.Axis\x12\x0e\n\x06\x66olded\x18\x04 \x01(\x08\"\xa1\x02\n\rPreprocessing\x12\x10\n\x08\x63ontract\x18\x01 \x01(\t\x12\"\n\x04size\x18\x02 \x01(\x0b\x32\x14.vitral.v1.ImageSize\x12%\n\x08resample\x18\x03 \x01(\x0e\x32\x13.vitral.v1.Resample\x12\x16\n\x0erescale_factor\x18\x04 \x01(\x01\x12\x0c\n\x04mean\x18\x05 \x03(\x01\x12\x0b\n\x03std\x18\x06 \x03(\x01\x12\'\n\tcrop_size\x18\x07 \x01(\x0b\x32\x14.vitral.v1.ImageSize\x12\x15\n\rshortest_edge\x18\x08 \x01(\r\x12\r\n\x05\x62ound\x18\t \x01(\t\x12\x12\n\nhigh_depth\x18\n \x01(\t\x12\r\n\x05scale\x18\x0b \x03(\x01\x12\x0e\n\x06offset\x18\x0c \x03(\x01\"\xca\x01\n\x06Output\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\"\n\x05\x64type\x18\x02 \x01(\x0e\x32\x13.vitral.v1.DataType\x12\x1d\n\x04\x61xes\x18\x03 \x03(\x0b\x32\x0f.vitral.v1.Axis\x12-\n\rprefix_tokens\x18\x04 \x03(\x0e\x32\x16.vitral.v1.PrefixToken\x12\x0f\n\x07trained\x18\x05 \x01(\x08\x12\x1e\n\x16image_dependent_prefix\x18\x06 \x01(\x08\x12\x0f\n\x07meaning\x18\x07 \x01(\t\"\xa3\x02\n\x05Proof\x12&\n\x06status\x18\x01 \x01(\x0e\x32\x16.vitral.v1.ProofStatus\x12\x11\n\tproviders\x18\x02 \x03(\t\x12\x13\n\x0b\x62\x61tch_sizes\x18\x03 \x03(\r\x12\"\n\x07\x66igures\x18\x04 \x03(\x0b\x32\x11.vitral.v1.Figure\x12\x17\n\x0fill_conditioned\x18\x05 \x01(\x08\x12\x14\n\x0ctorch_rel_l2\x18\x06 \x01(\x01\x12\x13\n\x0bgolden_file\x18\x07 \x01(\t\x12/\n\nphotograph\x18\x08 \x01(\x0b\x32\x1b.vitral.v1.GoldenPhotograph\x12#\n\x05sizes\x18\t \x03(\x0b\x32\x14.vitral.v1.ImageSize\x12\x0c\n\x04note\x18\n \x01(\t\"\xb6\x01\n\x06\x46igure\x12\r\n\x05graph\x18\x01 \x01(\t\x12\x0e\n\x06output\x18\x02 \x01(\t\x12\x10\n\x08provider\x18\x03 \x01(\t\x12\x0e\n\x06rel_l2\x18\x04 \x01(\x01\x12\x15\n\rrel_l2_budget\x18\x05 \x01(\x01\x12\x0f\n\x07max_abs\x18\x06 \x01(\x01\x12\x16\n\x0emax_abs_budget\x18\x07 \x01(\x01\x12\x14\n\x0ctorch_rel_l2\x18\x08 \x01(\x01\x12\x15\n\rtorch_max_abs\x18\t \x01(\x01\"\xb8\x01\n\x10GoldenPhotograph\x12\x0c\n\x04\x66ile\x18\x01 \x01(\t\x12\x15\n\rpixels_sha256\x18\x02 \x01(\t\x12=\n\tlibraries\x18\x03 \x03(\x0b\x32*.vitral.v1.GoldenPhotograph.LibrariesEntry\x12\x0e\n\x06\x63redit\x18\x04 \x01(\t\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*\x83\x01\n\rWeightsOrigin\x12\x1e\n\x1aWEIGHTS_ORIGIN_UNSPECIFIED\x10\x00\x12\x19\n\x15WEIGHTS_ORIGIN_RANDOM\x10\x01\x12\x18\n\x14WEIGHTS_ORIGIN_GIVEN\x10\x02\x12\x1d\n\x19WEIGHTS_ORIGIN_CHECKPOINT\x10\x03*\xa5\x01\n\x08Resample\x12\x18\n\x14RESAMPLE_UNSPECIFIED\x10\x00\x12\x14\n\x10RESAMPLE_NEAREST\x10\x01\x12\x15\n\x11RESAMPLE_BILINEAR\x10\x02\x12\x14\n\x10RESAMPLE_BICUBIC\x10\x03\x12\x14\n\x10RESAMPLE_LANCZOS\x10\x04\x12\x10\n\x0cRESAMPLE_BOX\x10\x05\x12\x14\n\x10RESAMPLE_HAMMING\x10\x06*{\n\x0bPrefixToken\x12\x1c\n\x18PREFIX_TOKEN_UNSPECIFIED\x10\x00\x12\x14\n\x10PREFIX_TOKEN_CLS\x10\x01\x12\x1d\n\x19PREFIX_TOKEN_DISTILLATION\x10\x02\x12\x19\n\x15PREFIX_TOKEN_REGISTER\x10\x03*_\n\x0bProofStatus\x12\x1c\n\x18PROOF_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13PROOF_STATUS_PROVEN\x10\x01\x12\x19\n\x15PROOF_STATUS_UNPROVEN\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,42 +36,46 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELSPEC_SHA256ENTRY']._serialized_options = b'8\001'
   _globals['_SOURCE_LIBRARIESENTRY']._loaded_options = None
   _globals['_SOURCE_LIBRARIESENTRY']._serialized_options = b'8\001'
+  _globals['_GRAPH_FUSEDENTRY']._loaded_options = None
+  _globals['_GRAPH_FUSEDENTRY']._serialized_options = b'8\001'
   _globals['_GOLDENPHOTOGRAPH_LIBRARIESENTRY']._loaded_options = None
   _globals['_GOLDENPHOTOGRAPH_LIBRARIESENTRY']._serialized_options = b'8\001'
-  _globals['_WEIGHTSORIGIN']._serialized_start=2320
-  _globals['_WEIGHTSORIGIN']._serialized_end=2451
-  _globals['_RESAMPLE']._serialized_start=2454
-  _globals['_RESAMPLE']._serialized_end=2619
-  _globals['_PREFIXTOKEN']._serialized_start=2621
-  _globals['_PREFIXTOKEN']._serialized_end=2744
-  _globals['_PROOFSTATUS']._serialized_start=2746
-  _globals['_PROOFSTATUS']._serialized_end=2841
+  _globals['_WEIGHTSORIGIN']._serialized_start=2517
+  _globals['_WEIGHTSORIGIN']._serialized_end=2648
+  _globals['_RESAMPLE']._serialized_start=2651
+  _globals['_RESAMPLE']._serialized_end=2816
+  _globals['_PREFIXTOKEN']._serialized_start=2818
+  _globals['_PREFIXTOKEN']._serialized_end=2941
+  _globals['_PROOFSTATUS']._serialized_start=2943
+  _globals['_PROOFSTATUS']._serialized_end=3038
   _globals['_MODELSPEC']._serialized_start=61
   _globals['_MODELSPEC']._serialized_end=513
   _globals['_MODELSPEC_SHA256ENTRY']._serialized_start=468
   _globals['_MODELSPEC_SHA256ENTRY']._serialized_end=513
   _globals['_SOURCE']._serialized_start=516
-  _globals['_SOURCE']._serialized_end=743
-  _globals['_SOURCE_LIBRARIESENTRY']._serialized_start=695
-  _globals['_SOURCE_LIBRARIESENTRY']._serialized_end=743
-  _globals['_ARCHITECTURE']._serialized_start=746
-  _globals['_ARCHITECTURE']._serialized_end=1011
-  _globals['_AXIS']._serialized_start=1013
-  _globals['_AXIS']._serialized_end=1047
-  _globals['_GRAPH']._serialized_start=1049
-  _globals['_GRAPH']._serialized_end=1125
-  _globals['_GRAPHINPUT']._serialized_start=1127
-  _globals['_GRAPHINPUT']._serialized_end=1236
-  _globals['_PREPROCESSING']._serialized_start=1239
-  _globals['_PREPROCESSING']._serialized_end=1497
-  _globals['_OUTPUT']._serialized_start=1500
-  _globals['_OUTPUT']._serialized_end=1702
-  _globals['_PROOF']._serialized_start=1705
-  _globals['_PROOF']._serialized_end=1945
-  _globals['_FIGURE']._serialized_start=1948
-  _globals['_FIGURE']._serialized_end=2130
-  _globals['_GOLDENPHOTOGRAPH']._serialized_start=2133
-  _globals['_GOLDENPHOTOGRAPH']._serialized_end=2317
-  _globals['_GOLDENPHOTOGRAPH_LIBRARIESENTRY']._serialized_start=695
-  _globals['_GOLDENPHOTOGRAPH_LIBRARIESENTRY']._serialized_end=743
+  _globals['_SOURCE']._serialized_end=767
+  _globals['_SOURCE_LIBRARIESENTRY']._serialized_start=719
+  _globals['_SOURCE_LIBRARIESENTRY']._serialized_end=767
+  _globals['_ARCHITECTURE']._serialized_start=770
+  _globals['_ARCHITECTURE']._serialized_end=1035
+  _globals['_AXIS']._serialized_start=1037
+  _globals['_AXIS']._serialized_end=1071
+  _globals['_GRAPH']._serialized_start=1074
+  _globals['_GRAPH']._serialized_end=1240
+  _globals['_GRAPH_FUSEDENTRY']._serialized_start=1196
+  _globals['_GRAPH_FUSEDENTRY']._serialized_end=1240
+  _globals['_GRAPHINPUT']._serialized_start=1242
+  _globals['_GRAPHINPUT']._serialized_end=1351
+  _globals['_PREPROCESSING']._serialized_start=1354
+  _globals['_PREPROCESSING']._serialized_end=1643
+  _globals['_OUTPUT']._serialized_start=1646
+  _globals['_OUTPUT']._serialized_end=1848
+  _globals['_PROOF']._serialized_start=1851
+  _globals['_PROOF']._serialized_end=2142
+  _globals['_FIGURE']._serialized_start=2145
+  _globals['_FIGURE']._serialized_end=2327
+  _globals['_GOLDENPHOTOGRAPH']._serialized_start=2330
+  _globals['_GOLDENPHOTOGRAPH']._serialized_end=2514
+  _globals['_GOLDENPHOTOGRAPH_LIBRARIESENTRY']._serialized_start=719
+  _globals['_GOLDENPHOTOGRAPH_LIBRARIESENTRY']._serialized_end=767
 # @@protoc_insertion_point(module_scope)

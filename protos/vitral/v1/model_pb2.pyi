@@ -284,6 +284,7 @@ class Source(_message.Message):
     WEIGHTS_FIELD_NUMBER: _builtins.int
     WEIGHTS_NOTE_FIELD_NUMBER: _builtins.int
     LIBRARIES_FIELD_NUMBER: _builtins.int
+    WEIGHTS_SHA256_FIELD_NUMBER: _builtins.int
     kind: _builtins.str
     """Kind of the source: "patch-embedding", "hf" and so on."""
     reference: _builtins.str
@@ -294,6 +295,8 @@ class Source(_message.Message):
     """How the weights came to be."""
     weights_note: _builtins.str
     """The same in words: "random weights, seed 0"."""
+    weights_sha256: _builtins.str
+    """sha256 (hex) of the weights' file or files, where they came from files."""
     @_builtins.property
     def libraries(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
         """Library name to version, of those that shaped the export."""
@@ -307,10 +310,11 @@ class Source(_message.Message):
         weights: Global___WeightsOrigin.ValueType = ...,
         weights_note: _builtins.str = ...,
         libraries: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        weights_sha256: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "libraries", b"libraries", "reference", b"reference", "revision", b"revision", "weights", b"weights", "weights_note", b"weights_note"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "libraries", b"libraries", "reference", b"reference", "revision", b"revision", "weights", b"weights", "weights_note", b"weights_note", "weights_sha256", b"weights_sha256"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -408,9 +412,30 @@ class Graph(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class FusedEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.int
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.int = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     FILE_FIELD_NUMBER: _builtins.int
     INPUT_FIELD_NUMBER: _builtins.int
     OUTPUTS_FIELD_NUMBER: _builtins.int
+    FUSED_FIELD_NUMBER: _builtins.int
     file: _builtins.str
     """File name in the version folder."""
     @_builtins.property
@@ -421,16 +446,23 @@ class Graph(_message.Message):
     def outputs(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Outputs in graph order."""
 
+    @_builtins.property
+    def fused(self) -> _containers.ScalarMap[_builtins.str, _builtins.int]:
+        """Operators that onnxruntime's CPU provider made of several, with their
+        number: "FusedMatMul", "Attention" and so on.
+        """
+
     def __init__(
         self,
         *,
         file: _builtins.str = ...,
         input: Global___GraphInput | None = ...,
         outputs: _abc.Iterable[_builtins.str] | None = ...,
+        fused: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["input", b"input"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "input", b"input", "outputs", b"outputs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["file", b"file", "fused", b"fused", "input", b"input", "outputs", b"outputs"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -488,6 +520,8 @@ class Preprocessing(_message.Message):
     SHORTEST_EDGE_FIELD_NUMBER: _builtins.int
     BOUND_FIELD_NUMBER: _builtins.int
     HIGH_DEPTH_FIELD_NUMBER: _builtins.int
+    SCALE_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     contract: _builtins.str
     """Name of the contract, "hf-pil" for instance."""
     resample: Global___Resample.ValueType
@@ -516,6 +550,14 @@ class Preprocessing(_message.Message):
     def crop_size(self) -> _tensor_pb2.ImageSize:
         """Centre crop after the resize, where there is one."""
 
+    @_builtins.property
+    def scale(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Factor per channel, for contracts that take numbers of any scale."""
+
+    @_builtins.property
+    def offset(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """What is added per channel after the factor."""
+
     def __init__(
         self,
         *,
@@ -529,10 +571,12 @@ class Preprocessing(_message.Message):
         shortest_edge: _builtins.int = ...,
         bound: _builtins.str = ...,
         high_depth: _builtins.str = ...,
+        scale: _abc.Iterable[_builtins.float] | None = ...,
+        offset: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["crop_size", b"crop_size", "size", b"size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "contract", b"contract", "crop_size", b"crop_size", "high_depth", b"high_depth", "mean", b"mean", "resample", b"resample", "rescale_factor", b"rescale_factor", "shortest_edge", b"shortest_edge", "size", b"size", "std", b"std"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["bound", b"bound", "contract", b"contract", "crop_size", b"crop_size", "high_depth", b"high_depth", "mean", b"mean", "offset", b"offset", "resample", b"resample", "rescale_factor", b"rescale_factor", "scale", b"scale", "shortest_edge", b"shortest_edge", "size", b"size", "std", b"std"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -606,6 +650,8 @@ class Proof(_message.Message):
     TORCH_REL_L2_FIELD_NUMBER: _builtins.int
     GOLDEN_FILE_FIELD_NUMBER: _builtins.int
     PHOTOGRAPH_FIELD_NUMBER: _builtins.int
+    SIZES_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
     status: Global___ProofStatus.ValueType
     """Whether the model was proven."""
     ill_conditioned: _builtins.bool
@@ -614,6 +660,8 @@ class Proof(_message.Message):
     """The largest relative L2 error of torch's own float32."""
     golden_file: _builtins.str
     """File of the golden inputs and their float64 outputs."""
+    note: _builtins.str
+    """Why the model is unproven; empty where it is proven."""
     @_builtins.property
     def providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Execution providers the proof holds for."""
@@ -630,6 +678,10 @@ class Proof(_message.Message):
     def photograph(self) -> Global___GoldenPhotograph:
         """A real picture with the hash of its preprocessed pixels."""
 
+    @_builtins.property
+    def sizes(self) -> _containers.RepeatedCompositeFieldContainer[_tensor_pb2.ImageSize]:
+        """Image sizes that were run, for a model of dynamic size."""
+
     def __init__(
         self,
         *,
@@ -641,10 +693,12 @@ class Proof(_message.Message):
         torch_rel_l2: _builtins.float = ...,
         golden_file: _builtins.str = ...,
         photograph: Global___GoldenPhotograph | None = ...,
+        sizes: _abc.Iterable[_tensor_pb2.ImageSize] | None = ...,
+        note: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["photograph", b"photograph"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_sizes", b"batch_sizes", "figures", b"figures", "golden_file", b"golden_file", "ill_conditioned", b"ill_conditioned", "photograph", b"photograph", "providers", b"providers", "status", b"status", "torch_rel_l2", b"torch_rel_l2"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_sizes", b"batch_sizes", "figures", b"figures", "golden_file", b"golden_file", "ill_conditioned", b"ill_conditioned", "note", b"note", "photograph", b"photograph", "providers", b"providers", "sizes", b"sizes", "status", b"status", "torch_rel_l2", b"torch_rel_l2"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
