@@ -22,7 +22,6 @@ from vitral.errors import (
     VitralError,
 )
 from vitral.limits import MAX_ITEMS
-from vitral.results import Embedding
 from vitral.selection import WHOLE
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1.model_pb2 import ModelSpec
@@ -32,12 +31,14 @@ from vitral_client.channel import Road
 from vitral_client.failure import LostError
 from vitral_client.health import Health
 from vitral_client.image import Image, is_one, listed
+from vitral_client.item_memory import Lending
+from vitral_client.item_stream import Flow, Terms
 from vitral_client.parts import Parts
 from vitral_client.request import Request, Wish, split_name
 from vitral_client.shared import Sharing
 
 OnError: TypeAlias = Literal["raise", "return"]
-Result: TypeAlias = Embedding | ImageError
+Result: TypeAlias = reply.Result
 
 
 @dataclass(frozen=True)
@@ -108,12 +109,18 @@ class Verbs:
         spec = yield from self._learn(wish.model, clock())
         return replace(wish, fingerprint=wish.fingerprint or spec.fingerprint)
 
-    def flow(self, wish: Wish, timeout: float | None) -> Steps[tuple[Wish, ModelSpec]]:
-        """The wish of a stream, held to the fingerprint the model has now; outputs named where need be."""
-        spec = yield from self._learn(wish.model, self.deadline(timeout))
+    def flow(self, wish: Wish, terms: Terms, timeout: float | None) -> Steps[Flow]:
+        """A stream held to the fingerprint the model has now; outputs named where need be."""
+        deadline = self.deadline(timeout)
+        spec = yield from self._learn(wish.model, deadline)
         named = bool(wish.outputs) or wish.selection == WHOLE
         outputs = wish.outputs if named else tuple(spec.default_outputs)
-        return replace(wish, outputs=outputs, fingerprint=wish.fingerprint or spec.fingerprint), spec
+        wish = replace(wish, outputs=outputs, fingerprint=wish.fingerprint or spec.fingerprint)
+        if self.sharing is None:
+            return Flow(wish, spec, terms)
+        size = yield from self._shared_bytes(wish, 1, deadline)
+        region = (yield from self.sharing.region(deadline)) if size else None
+        return Flow(wish, spec, terms, Lending(region, size) if region is not None else None)
 
     def models(self, timeout: float | None = None) -> Steps[list[pb.ServedModel]]:
         """Every model of the server, the failed ones with their reason."""

@@ -16,6 +16,7 @@ from vitral_server.admission import Permit
 from vitral_server.call import Door, EmbedCall
 from vitral_server.embed import Embedder
 from vitral_server.log import RequestLine, explained
+from vitral_server.place import Place
 from vitral_server.plan import Plan, plan
 from vitral_server.registry import Registry
 from vitral_server.reply import Assembly, item_error
@@ -28,9 +29,10 @@ _RETRY = 0.005
 
 @dataclass
 class _Said:
-    """What all good replies of a stream say alike, once it is known."""
+    """What good replies of a stream say alike, once it is known: all of them, and those with payloads."""
 
     head: bytes = b""
+    result: bytes = b""
 
 
 class _ItemAssembly(Assembly):
@@ -43,10 +45,11 @@ class _ItemAssembly(Assembly):
 
     def _header(self, timings: Timings) -> bytes:
         own = pb.EmbedStreamResponse(id=self._number, timings=pb.Timings(**vars(timings)))
-        (slot,) = self._slots
+        (slot,), said = self._slots, self._said
         if isinstance(slot, ImageError):
             self._tell(slot, 0, own.result, 0)
-        elif not self._said.head:
+            return own.SerializeToString()
+        if not said.head:
             alike = pb.EmbedStreamResponse(
                 model=self._spec.name,
                 version=self._version,
@@ -54,10 +57,15 @@ class _ItemAssembly(Assembly):
                 decode=self._decode,
             )
             alike.outputs.extend(output_request.write(part.name, part.selection) for part in self._wanted)
+            said.head = alike.SerializeToString()
+        if self._writes:  # each into a range of its own
+            self._tell(slot, 0, own.result, 0)
+        elif not said.result:
+            alike = pb.EmbedStreamResponse()
             self._tell(slot, 0, alike.result, 0)
-            self._said.head = alike.SerializeToString()
-        # Protobuf merges the two.
-        return (b"" if isinstance(slot, ImageError) else self._said.head) + own.SerializeToString()
+            said.result = alike.SerializeToString()
+        # Protobuf merges them.
+        return said.head + (b"" if self._writes else said.result) + own.SerializeToString()
 
 
 @dataclass
@@ -103,14 +111,17 @@ class Items:
         seconds = self.seconds()
         call = replace(self.template, pictures=(item.picture,), request_bytes=item.bytes)
         needed: Plan | VitralError
+        place = None
         try:
             needed = self._plan(call)
+            if item.reply is not None:
+                place = Place(item.reply, needed.engine.spec, needed.wanted, images=1)
             await _hold(permit, needed.reply_bytes + item.bytes, seconds)
         except UnavailableError:
             raise
         except VitralError as error:
             needed = error
-        return self._answer(item.number, call, needed, permit, seconds)
+        return self._answer(item.number, call, needed, place, permit, seconds)
 
     def _plan(self, call: EmbedCall) -> Plan:
         door = call.pictures[0].door
@@ -119,7 +130,13 @@ class Items:
         return self._plans[door]
 
     async def _answer(
-        self, number: int, call: EmbedCall, needed: Plan | VitralError, permit: Permit, seconds: float
+        self,
+        number: int,
+        call: EmbedCall,
+        needed: Plan | VitralError,
+        place: Place | None,
+        permit: Permit,
+        seconds: float,
     ) -> bytes:
         try:
             with self.noting() as line:
@@ -133,6 +150,7 @@ class Items:
                     images=1,
                     deadline=monotonic() + seconds,
                     decode=needed.engine.decode,
+                    place=place,
                     trace=line.trace,
                 ).of(number, self._said)
                 frame = await self.embedder.answer(call, needed, assembly, permit=permit, seconds=seconds)
