@@ -28,6 +28,8 @@ PEERS_VENV := .venv-peers
 PEERS_READY := $(PEERS_VENV)/.ready
 PEERS_PINS := benchmarks/serving/peers/constraints.txt
 PERF_ANALYZER := build/perf-analyzer
+NODE := build/node
+TRANSFORMERS_JS := 4.3.2
 # The released contract: `.venv/bin/buf build -o protos/vitral-v1.binpb`, run once at the first release and checked in.
 RELEASED := protos/vitral-v1.binpb
 
@@ -43,7 +45,7 @@ define need_python
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo export serve test test-gpu test-kill test-slow-paths test-triton test-perf-analyzer lint \
+.PHONY: help setup demo export serve test test-gpu test-kill test-slow-paths test-triton test-perf-analyzer test-node lint \
 	proto proto-check golden-torchvision bench bench-full bench-extract bench-extract-many bench-gpu bench-peers clean
 
 help: ## Show this list
@@ -106,6 +108,17 @@ test-triton: $(READY) $(PEERS_READY) ## Ask Triton and vitral the same, over one
 
 test-perf-analyzer: $(READY) $(PERF_ANALYZER)/.ready ## Run Triton's load generator, perf_analyzer, against vitral
 	@VITRAL_PERF_ANALYZER=$(PERF_ANALYZER) $(BIN)/python -m pytest tests/test_perf_analyzer.py $(ARGS)
+
+test-node: $(READY) $(NODE)/.ready ## Load converted models with transformers.js under Node.js, and compare the tensors
+	@VITRAL_NODE=$(NODE) $(BIN)/python -m pytest tests/test_export_convert.py $(ARGS)
+
+# Its own install step would fetch CUDA libraries.
+$(NODE)/.ready: Makefile
+	@command -v npm >/dev/null || { echo "Node.js and npm are needed" >&2; exit 1; }
+	@echo "fetching @huggingface/transformers into $(NODE)"
+	@mkdir -p $(NODE)
+	@cd $(NODE) && ONNXRUNTIME_NODE_INSTALL=skip npm install --silent --no-audit --no-fund @huggingface/transformers@$(TRANSFORMERS_JS)
+	@touch $@
 
 $(PERF_ANALYZER)/.ready: tools/get_perf_analyzer.py | $(READY)
 	@echo "fetching perf_analyzer into $(PERF_ANALYZER)"

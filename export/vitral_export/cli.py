@@ -61,6 +61,23 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("path", metavar="MODEL", help="REPO/NAME or REPO/NAME/VERSION")
     inspect.add_argument("--json", action="store_true", help="the manifest as JSON")
 
+    compare = commands.add_parser("compare", help="hold two models against each other on the same pictures")
+    compare.add_argument("one", metavar="A", help="REPO/NAME or REPO/NAME/VERSION; drift is from this one")
+    compare.add_argument("other", metavar="B", help="the same")
+    compare.add_argument("--pictures", metavar="FOLDER", help="picture files (default: cuts of photographs)")
+    compare.add_argument(
+        "--seconds", type=float, default=1.0, help="each is timed for (default: %(default)s)"
+    )
+    compare.add_argument("--json", action="store_true", help="the figures as JSON")
+
+    convert = commands.add_parser("convert", help="write a model in another layout")
+    convert.add_argument("path", metavar="MODEL", help="REPO/NAME or REPO/NAME/VERSION")
+    layout = "transformers: that of transformers.js and optimum (default: %(default)s)"
+    convert.add_argument("--layout", choices=("transformers",), default="transformers", help=layout)
+    convert.add_argument("--to", required=True, metavar="FOLDER", help="a new folder")
+    beside = "the same model in another precision, written beside it; may be repeated"
+    convert.add_argument("--with", dest="beside", action="append", default=[], metavar="MODEL", help=beside)
+
     stages = commands.add_parser("stages", help="show what a source does, step by step, with shapes")
     stages.add_argument("source", metavar="SOURCE", help="see `vitral-export sources`")
     stages.add_argument("--json", action="store_true", help="the rows as JSON")

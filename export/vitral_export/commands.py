@@ -16,7 +16,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from vitral import spec as specs
-from vitral.errors import ProofError
+from vitral.errors import InvalidArgumentError, ProofError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.artifact import Artifact, open_artifact
 
@@ -163,7 +163,36 @@ def _loaded(arguments: argparse.Namespace, *, outputs: Iterable[pb.Output] = ())
     return load(arguments.source, options)
 
 
+def _compare(arguments: argparse.Namespace) -> None:
+    from vitral_export.compare import compare
+
+    if not 0 <= arguments.seconds <= 3600:
+        raise InvalidArgumentError(f"--seconds is from 0 to 3600, not {arguments.seconds}")
+    found = compare(arguments.one, arguments.other, folder=arguments.pictures, seconds=arguments.seconds)
+    if arguments.json:
+        print(json.dumps(asdict(found), indent=1))
+        return
+    from vitral_export import tables
+
+    tables.show_comparison(tables.console(), found)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from vitral_export.convert import convert
+
+    for file in convert(arguments.path, arguments.to, beside=tuple(arguments.beside)):
+        print(f"{arguments.to}/{file}")
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = MappingProxyType(
-    {"build": _build, "verify": _verify, "inspect": _inspect, "sources": _sources, "stages": _stages}
+    {
+        "build": _build,
+        "compare": _compare,
+        "convert": _convert,
+        "inspect": _inspect,
+        "sources": _sources,
+        "stages": _stages,
+        "verify": _verify,
+    }
 )
 """Every command by name. They return on success and raise on failure."""
