@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -73,7 +72,7 @@ def convert(
         made = Path(staged) / "made"
         (made / "onnx").mkdir(parents=True)
         _write_json(made / CONFIG, _config(every[0]))
-        shutil.copyfile(every[0].folder / preprocessor_config.FILE, made / preprocessor_config.FILE)
+        _write_json(made / preprocessor_config.FILE, _processor(every[0]))
         for artifact in every:
             _write_graph(made / "onnx" / f"{NAMES[artifact.spec.precision]}.onnx", artifact)
         os.replace(made, folder)
@@ -130,6 +129,13 @@ def _config(artifact: Artifact) -> Mapping[str, Any]:
         "num_channels": sizes.in_channels,
         "patch_size": patch.height if patch.height == patch.width else [patch.height, patch.width],
     }
+
+
+def _processor(artifact: Artifact) -> Mapping[str, Any]:
+    """Under the class's general name: transformers.js knows none of the names of its backends."""
+    told: dict[str, Any] = json.loads((artifact.folder / preprocessor_config.FILE).read_bytes())
+    name = str(told["image_processor_type"])
+    return told | {"image_processor_type": name.removesuffix("Pil").removesuffix("Fast")}
 
 
 def _write_json(path: Path, data: Mapping[str, Any]) -> None:
