@@ -29,6 +29,7 @@ PEERS_READY := $(PEERS_VENV)/.ready
 PEERS_PINS := benchmarks/serving/peers/constraints.txt
 PERF_ANALYZER := build/perf-analyzer
 NODE := build/node
+PRETRAINED := build/pretrained
 TRANSFORMERS_JS := 4.3.2
 # The released contract: `.venv/bin/buf build -o protos/vitral-v1.binpb`, run once at the first release and checked in.
 RELEASED := protos/vitral-v1.binpb
@@ -45,7 +46,7 @@ define need_python
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo export serve test test-gpu test-kill test-slow-paths test-triton test-perf-analyzer test-node lint \
+.PHONY: help setup demo export serve test test-gpu test-kill test-slow-paths test-triton test-perf-analyzer test-node test-matrix test-pretrained lint \
 	proto proto-check golden-torchvision bench bench-full bench-extract bench-extract-many bench-gpu bench-peers clean
 
 help: ## Show this list
@@ -108,6 +109,19 @@ test-triton: $(READY) $(PEERS_READY) ## Ask Triton and vitral the same, over one
 
 test-perf-analyzer: $(READY) $(PERF_ANALYZER)/.ready ## Run Triton's load generator, perf_analyzer, against vitral
 	@VITRAL_PERF_ANALYZER=$(PERF_ANALYZER) $(BIN)/python -m pytest tests/test_perf_analyzer.py $(ARGS)
+
+test-matrix: $(READY) ## Export, prove and serve every family, size and precision; a table at the end (most of an hour)
+	@mkdir -p build
+	@VITRAL_MATRIX=build/matrix.json $(BIN)/python -m pytest tests/test_export_matrix.py $(ARGS)
+	@$(BIN)/python tools/matrix_table.py build/matrix.json
+
+test-pretrained: $(READY) $(PRETRAINED)/.ready ## Take real trained weights through export, proof and serving
+	@VITRAL_PRETRAINED=$(PRETRAINED) $(BIN)/python -m pytest -s tests/test_pretrained.py $(ARGS)
+
+$(PRETRAINED)/.ready: tools/get_pretrained.py | $(READY)
+	@echo "fetching trained weights into $(PRETRAINED)"
+	@$(BIN)/python tools/get_pretrained.py $(PRETRAINED)
+	@touch $@
 
 test-node: $(READY) $(NODE)/.ready ## Load converted models with transformers.js under Node.js, and compare the tensors
 	@VITRAL_NODE=$(NODE) $(BIN)/python -m pytest tests/test_export_convert.py $(ARGS)
