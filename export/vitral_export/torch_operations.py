@@ -36,7 +36,7 @@ def read(module: nn.Module, shape: Sequence[int], *, sized: bool = False) -> Pro
     Raises:
         ProofError: there is no reader for one of its operators.
     """
-    program = trace(module, shape)
+    program = trace(module, shape, fold=not sized)
     known = _leaves(program)
     builder = Builder((None, *shape[1:]))
     for node in program.graph.nodes:
