@@ -15,24 +15,34 @@ import torch
 from torch import Tensor, nn
 
 from vitral.errors import ProofError
+from vitral_export import constants
 
 
-def trace(module: nn.Module, shape: Sequence[int]) -> torch.export.ExportedProgram:
+def trace(
+    module: nn.Module, shape: Sequence[int], *, patch: tuple[int, int] | None = None, fold: bool = True
+) -> torch.export.ExportedProgram:
     """The ATen program of `module` for a float32 input of this shape, whose first extent is dynamic.
+
+    Where a patch is given, height and width (the last two extents) are dynamic multiples of its own. What
+    depends on weights alone becomes a constant where `fold` says so.
 
     Attention becomes its two products and a softmax: what torch's exporter makes of the fused operator has
     to guard against masks that are not there, in every layer. Batch norm becomes its four steps: the exporter
     would fold it into the weights before it, rounded, and they would not be the module's own any more.
 
     Raises:
-        ProofError: torch cannot trace the module, or only for one batch size.
+        ProofError: torch cannot trace the module, or only for one batch size or image size.
     """
-    batch = torch.export.Dim.DYNAMIC  # raises where the extent would come out fixed
+    dynamic: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}  # raises where the extent would come out fixed
+    if patch is not None:
+        dynamic |= {2: patch[0] * torch.export.Dim("rows"), 3: patch[1] * torch.export.Dim("columns")}
     try:
         # torch prints the code of a module that it cannot trace, beside the error.
         with quiet_exporter(), redirect_stderr(io.StringIO()):
-            program = torch.export.export(module, (torch.zeros(tuple(shape)),), dynamic_shapes=({0: batch},))
+            program = torch.export.export(module, (torch.zeros(tuple(shape)),), dynamic_shapes=(dynamic,))
             plain: torch.export.ExportedProgram = program.run_decompositions(_plainer())
+            if fold:
+                constants.fold(plain)
     except Exception as error:  # the tracer raises whatever a module's code makes it raise
         raise ProofError(f"torch cannot trace {_name(module)}: {_reason(error)}") from error
     return plain
@@ -66,11 +76,15 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(Q K^T s) V, for (..., T, D) without mask and dropout."""
-    if attn_mask is not None or is_causal or dropout_p or enable_gqa:
-        raise ValueError("attention with a mask, dropout or grouped queries is not supported")
+    """softmax(Q K^T s + M) V, for (..., T, D) without dropout; a mask M is of numbers, which are added."""
+    if is_causal or dropout_p or enable_gqa:
+        raise ValueError("causal attention, dropout or grouped queries are not supported")
+    if attn_mask is not None and attn_mask.dtype != query.dtype:
+        raise ValueError(f"attention with a mask of {attn_mask.dtype} is not supported")
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = torch.matmul(query, key.transpose(-2, -1)) * factor  # ... T D x ... D T -> ... T T
+    if attn_mask is not None:
+        scores = scores + attn_mask
     return torch.matmul(torch.softmax(scores, dim=-1), value)  # ... T T x ... T D -> ... T D
 
 
