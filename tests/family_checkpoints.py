@@ -81,6 +81,7 @@ CHECKPOINTS: Mapping[str, Saved] = {
             use_shared_relative_position_bias=True,
             use_absolute_position_embeddings=True,
             use_mean_pooling=False,
+            layer_scale_init_value=0.0,
         ),
         1,
         "BeitModel",
@@ -97,11 +98,7 @@ CHECKPOINTS: Mapping[str, Saved] = {
         5,
         "Dinov2WithRegistersModel",
     ),
-    "dinov3": Saved(
-        _one(hf.DINOv3ViTModel, hf.DINOv3ViTConfig, **_LAYERS, num_register_tokens=4, use_gated_mlp=True),
-        5,
-        "DINOv3ViTModel",
-    ),
+    "dinov3": Saved(_one(hf.DINOv3ViTModel, hf.DINOv3ViTConfig, **_LAYERS), 1, "DINOv3ViTModel"),
     "clip": Saved(
         _two_towers(hf.CLIPModel, hf.CLIPConfig), 1, "CLIPVisionModel", lambda model: model.vision_model
     ),

@@ -62,8 +62,8 @@ def test_its_prefix_tokens_can_be_told(tmp_path: Path) -> None:
 
 
 def test_its_untrained_pooler_is_left_out(tmp_path: Path) -> None:
-    config = hf.Data2VecVisionConfig(**vits.OTHER_SIZES)
-    made = vits.trained(hf.Data2VecVisionModel, config, add_pooling_layer=False)
+    config = hf.YolosConfig(**{**vits.OTHER_SIZES, "image_size": [32, 32]}, num_detection_tokens=2)
+    made = vits.trained(hf.YolosModel, config, add_pooling_layer=False)
     saved = vits.save(tmp_path / "saved", made, processor=False)
     assert of(saved).left_out == ("pooler_output",)
     with pytest.raises(InvalidArgumentError, match="output pooler_output is untrained"):
@@ -87,7 +87,7 @@ def test_a_model_that_takes_more_than_images_is_refused(tmp_path: Path, refusal:
 
 def test_a_weight_that_is_missing_or_left_over_is_named(ijepa: Path, tmp_path: Path) -> None:
     less, more = (vits.copy(ijepa, tmp_path / name) for name in ("less", "more"))
-    gone = "layers.0.mlp.fc1.bias"
+    gone = "layernorm.bias"
     vits.change(less, lambda held: {name: tensor for name, tensor in held.items() if name != gone})
     with pytest.raises(InvalidArgumentError, match=f"lacks {gone}"):
         of(less)

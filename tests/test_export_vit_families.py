@@ -13,6 +13,7 @@ import torch
 import transformers
 import vit_checkpoints as vits
 from torch import Tensor
+from transformers import ViTImageProcessorPil
 
 import vitral_engine
 import vitral_export
@@ -161,6 +162,39 @@ def test_a_model_of_a_family_in_hand_is_known(name: str) -> None:
     loaded.compute(tower, torch.zeros(1, 3, families.SIDE, families.SIDE))
     assert vars(tower.config) == before
     assert "random_masking" not in vars(tower.embeddings)
+
+
+def test_the_registers_of_a_dinov3_are_those_of_its_config() -> None:
+    config = transformers.DINOv3ViTConfig(**vits.OTHER_SIZES, num_register_tokens=3)
+    tokens = vitral_export.sources.given(transformers.DINOv3ViTModel(config)).outputs[0]
+    assert list(tokens.prefix_tokens) == [pb.PREFIX_TOKEN_CLS, *[pb.PREFIX_TOKEN_REGISTER] * 3]
+    assert [axis.size for axis in tokens.axes] == [0, 1 + 3 + 16, 32]
+
+
+def test_a_model_that_interpolates_by_itself_is_exported_for_what_its_processor_gives(
+    checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    copied = vits.copy(checkpoints("dinov2"), tmp_path / "copy")
+    ViTImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained(copied)
+    assert sides(of(copied)) == (24, 24, 6)
+    assert sides(of(copied, img_size=40)) == (40, 40, 10)
+    assert sides(of(checkpoints("dinov2"))) == (32, 32, 8)
+    with pytest.raises(InvalidArgumentError, match="source a vit model takes no --img-size"):
+        of(checkpoints("vit"), img_size=40)
+    loaded = of(copied)
+    done = build(loaded, name="m", repo=tmp_path / "models", preprocessing="none")
+    torch.manual_seed(3)
+    rows = torch.randn(2, 3, 24, 24)
+    served = vitral_engine.open(done.path, device="cpu").session_for(COMMON, prepared=True).run(rows.numpy())
+    with torch.no_grad():
+        oracle = transformers.Dinov2Model.from_pretrained(copied).eval()(rows)
+    assert close(served["last_hidden_state"], oracle.last_hidden_state)
+
+
+def sides(loaded: Loaded) -> tuple[int, int, int]:
+    """Height and width of the images, and rows of patches."""
+    told = loaded.architecture
+    return told.image_size.height, told.image_size.width, told.grid.height
 
 
 POOLERS: Mapping[str, tuple[Any, Any]] = {
