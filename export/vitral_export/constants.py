@@ -6,6 +6,7 @@ left in the graph they would be computed in every run, by operators that round o
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import torch
@@ -18,15 +19,18 @@ Values = dict[Node, Any]
 """What is known of nodes before the program has an input: tensors, or several of them."""
 
 
-def fold(program: ExportedProgram) -> None:
+def fold(program: ExportedProgram, *, kept: Collection[str] = ()) -> None:
     """Makes a constant of everything that the program computes from weights alone.
 
-    Steps that only move whole weights stay: whoever reads the graph finds the weights in them.
+    Steps that only move whole weights stay: whoever reads the graph finds the weights in them. So do the
+    operators in `kept`, and what is computed from their results.
     """
     values = _weights(program)
     computed: set[Node] = set()
     for node in program.graph.nodes:
-        if node.op != "call_function" or node in values or not _is_constant(node, values):
+        if node.op != "call_function" or node in values or str(node.target) in kept:
+            continue
+        if not _is_constant(node, values):
             continue
         values[node] = _value(node, values)
         if str(node.target) not in _MOVES or any(item in computed for item in node.all_input_nodes):

@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from types import MappingProxyType
 from typing import Any
@@ -19,12 +19,16 @@ from vitral_export import constants
 
 
 def trace(
-    module: nn.Module, shape: Sequence[int], *, patch: tuple[int, int] | None = None, fold: bool = True
+    module: nn.Module,
+    shape: Sequence[int],
+    *,
+    patch: tuple[int, int] | None = None,
+    kept: Collection[str] = (),
 ) -> torch.export.ExportedProgram:
     """The ATen program of `module` for a float32 input of this shape, whose first extent is dynamic.
 
     Where a patch is given, height and width (the last two extents) are dynamic multiples of its own. What
-    depends on weights alone becomes a constant where `fold` says so.
+    depends on weights alone becomes a constant, but for the results of the operators in `kept`.
 
     Attention becomes its two products and a softmax: what torch's exporter makes of the fused operator has
     to guard against masks that are not there, in every layer. Batch norm becomes its four steps: the exporter
@@ -41,8 +45,7 @@ def trace(
         with quiet_exporter(), redirect_stderr(io.StringIO()):
             program = torch.export.export(module, (torch.zeros(tuple(shape)),), dynamic_shapes=(dynamic,))
             plain: torch.export.ExportedProgram = program.run_decompositions(_plainer())
-            if fold:
-                constants.fold(plain)
+            constants.fold(plain, kept=kept)
     except Exception as error:  # the tracer raises whatever a module's code makes it raise
         raise ProofError(f"torch cannot trace {_name(module)}: {_reason(error)}") from error
     return plain

@@ -1,4 +1,4 @@
-"""Positions that follow the size of the image also where a family's own code fixes them while torch traces."""
+"""Positions that follow the size of the image where a family's own code fixes them while torch traces."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Interpolate = Callable[[Tensor, Any, Any], Tensor]
 def unfrozen(model: Any, *, frozen: bool) -> Iterator[None]:
     """While torch traces for any size, positions of a model that would be frozen to the traced one are not.
 
-    Its own code makes whole numbers of the sizes, by which torch takes them for constants. It is left as it is
+    Its own code makes whole numbers of the sizes, by which torch takes them for constants. It stays as it is
     for every single size: truth, and the steps that a graph is held against, are the library's.
     """
     if not frozen or not torch.compiler.is_exporting():
