@@ -42,7 +42,7 @@ def cases() -> list[tuple[str, dict[str, Any]]]:
     for kind in ("nearest", "lanczos", "box", "hamming"):
         found.append(("coffee.png", {"input_size": (3, 64, 64), "interpolation": kind}))
     squashed = {"input_size": (3, 56, 71), "crop_pct": 0.9, "crop_mode": "squash", **HALF}
-    return [*found, ("coffee.png", squashed), ("rocket.jpg", {})]
+    return [*found, ("coffee.png", squashed), ("rocket.jpg", {"input_size": (3, 224, 224)})]
 
 
 def configuration(name: str) -> dict[str, Any]:
