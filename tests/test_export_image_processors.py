@@ -7,8 +7,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+import goldens
 import numpy as np
 import photographs
+import PIL
 import pytest
 from PIL import Image
 from transformers import AutoImageProcessor
@@ -20,6 +22,7 @@ from vitral_export import preprocessor_config
 from vitral_export.image_processors import IMAGE_PROCESSORS
 
 MODULES = {"ViT": "vit", "DeiT": "deit", "Beit": "beit", "Bit": "bit", "CLIP": "clip", "Siglip": "siglip"}
+PILLOW = goldens.load("golden_pillow")
 NAMES = [f"{short}ImageProcessor" for short in MODULES]
 
 # As people find them: dinov2-base, clip-vit-base-patch32, siglip-base, deit-base-distilled, beit-base.
@@ -192,3 +195,20 @@ def test_another_contract_keeps_the_class() -> None:
 def test_what_cannot_be_honoured_is_refused_by_name(config: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         preprocessor_config.read(config)
+
+
+@pytest.mark.parametrize(
+    "case", PILLOW.get(PIL.__version__, []), ids=lambda case: "-".join(case.values())[:40]
+)
+def test_pixels_are_those_known_of_this_pillow(case: dict[str, str]) -> None:
+    ours = Preprocessor(preprocessor_config.read({"image_processor_type": case["processor"]}))
+    pixels = ours.resize(load_image(str(photographs.ROCKET.with_name(case["photograph"]))))
+    assert goldens.sha256(pixels) == case["uint8_sha256"]
+
+
+def test_this_pillow_is_known() -> None:
+    known = ", ".join(PILLOW)
+    here = PIL.__version__
+    assert here in PILLOW, (
+        f"no golden pixels of Pillow {here} are known, of {known} are: `make golden-pillow`"
+    )
