@@ -145,4 +145,5 @@ def _taps(inputs: int, target: int, resample: pb.Resample.ValueType) -> _Taps:
     weights[position >= count] = 0
     weights /= np.cumsum(weights, axis=0, dtype=np.float32)[-1]  # in order, as the kernel adds them
     # The kernel's products after the first are made four at a time, and then added; only the rest is fused.
-    return _Taps(np.minimum(at, inputs - 1), weights, position <= (count - 1) // _GROUP * _GROUP)
+    apart = (position <= (count - 1) // _GROUP * _GROUP) | (position >= count)  # behind them all are zeros
+    return _Taps(np.minimum(at, inputs - 1), weights, apart)
