@@ -64,6 +64,7 @@ def test_every_room_has_its_packages_and_no_others(folder: str) -> None:
         "README.ko.md",
         "docs/architecture.md",
         "docs/performance.md",
+        "docs/preprocessing.md",
         "docs/verification.md",
         ".ci/run",
         "examples/demo.py",
