@@ -26,6 +26,7 @@ from vitral_export import contract as contracts
 from vitral_export import preprocessor_config
 from vitral_export.cli import main
 from vitral_export.preprocessing import choose, default
+from vitral_export.raw_config import raw_scale
 
 SIZES = ("--img-size", "32", "--patch-size", "8", "--embed-dim", "16")
 FLOATS = {"google-tf": "it resizes in float32", "hf-dinov3": "it rescales before it resizes, in float32"}
@@ -131,6 +132,21 @@ def test_google_tf_has_numbers_of_its_own(tmp_path: Path) -> None:
         assert choose(choice, own=default(32), size=size) == contracts.google_tf(32, 32)
     with pytest.raises(InvalidArgumentError, match="preprocessing gives 32 x 32, the module takes 48 x 48"):
         choose("google-tf", own=default(32), size=tensor_pb2.ImageSize(height=48, width=48))
+
+
+def test_raw_values_are_a_choice_for_any_number_of_channels(tmp_path: Path) -> None:
+    size = tensor_pb2.ImageSize(height=32, width=48)
+    file = tmp_path / "own.json"
+    file.write_text('{"scale": 0.5, "offset": [1, 2, 3]}')
+    told = choose(f"raw-scale:{file}", own=default(32), size=size, channels=3)
+    assert told == raw_scale(scale=[0.5] * 3, offset=(1, 2, 3), channels=3, size=size)
+    four = raw_scale(scale=2, channels=4, size=size)
+    assert (list(four.scale), list(four.offset), four.size) == ([2.0] * 4, [0.0] * 4, size)
+    assert choose(four, own=None, size=size, channels=4) == four
+    with pytest.raises(InvalidArgumentError, match="preprocessing has 4 scales, the module has 5 channels"):
+        choose(four, own=None, size=size, channels=5)
+    with pytest.raises(InvalidArgumentError, match="preprocessing gives 32 x 48, the module takes 48 x 32"):
+        choose(four, own=None, size=tensor_pb2.ImageSize(height=48, width=32), channels=4)
 
 
 def test_a_contract_that_cannot_hold_the_sources_numbers_is_refused() -> None:

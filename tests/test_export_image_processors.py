@@ -189,6 +189,7 @@ def test_another_contract_keeps_the_class() -> None:
         ({"image_processor_type": "Siglip2ImageProcessor"}, "'Siglip2ImageProcessor' is no image processor"),
         ({"image_processor_type": 3}, "'3' is no image processor"),
         ({"image_processor_type": "DINOv3ViTImageProcessorFast", "resample": 1}, "hf-dinov3 has no lanczos"),
+        ({"image_processor_type": "DINOv3ViTImageProcessor", "do_rescale": False}, "do_rescale is false"),
     ],
     ids=str,
 )

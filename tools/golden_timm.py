@@ -48,7 +48,8 @@ def cases() -> list[tuple[str, dict[str, Any]]]:
 def configuration(name: str) -> dict[str, Any]:
     """What timm itself resolves for a model."""
     config: dict[str, Any] = timm.get_pretrained_cfg(name).to_dict()
-    return resolve_data_config({}, pretrained_cfg=config)
+    found: dict[str, Any] = resolve_data_config({}, pretrained_cfg=config)
+    return found
 
 
 def main() -> None:

@@ -81,8 +81,12 @@ def read(
     if unknown := sorted(used - known):
         raise InvalidArgumentError(f"{FILE}: {', '.join(unknown)} cannot be honoured")
     given = {key: config[key] for key in processor.defaults if key in config}
-    numbers = _preprocessing({**processor.defaults, **given})
-    return contracts.stated(numbers, contract or meant, processor=processor)
+    numbers, wanted = _preprocessing({**processor.defaults, **given}), contract or meant
+    if wanted == "hf-dinov3" and not {**processor.defaults, **given}["do_rescale"]:
+        raise InvalidArgumentError(
+            f"{FILE}: do_rescale is false: contract {wanted} rescales before it resizes"
+        )
+    return contracts.stated(numbers, wanted, processor=processor)
 
 
 def write(preprocessing: pb.Preprocessing) -> str:
