@@ -24,6 +24,8 @@ PROTO_BIN := $(PROTO_VENV)/bin
 PROTO_READY := $(PROTO_VENV)/.ready
 TORCHVISION_VENV := .venv-torchvision
 TORCHVISION_READY := $(TORCHVISION_VENV)/.ready
+TENSORFLOW_VENV := .venv-tensorflow
+TENSORFLOW_READY := $(TENSORFLOW_VENV)/.ready
 PEERS_VENV := .venv-peers
 PEERS_READY := $(PEERS_VENV)/.ready
 PEERS_PINS := benchmarks/serving/peers/constraints.txt
@@ -46,8 +48,9 @@ define need_python
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo export serve test test-gpu test-kill test-slow-paths test-triton test-perf-analyzer test-node test-matrix test-pretrained lint \
-	proto proto-check golden-torchvision bench bench-full bench-extract bench-extract-many bench-gpu bench-peers clean
+.PHONY: help setup demo export serve test test-gpu test-kill test-slow-paths test-triton test-perf-analyzer \
+	test-node test-matrix test-pretrained lint proto proto-check golden-torchvision golden-timm golden-tensorflow \
+	golden-pillow bench bench-full bench-extract bench-extract-many bench-gpu bench-peers clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is"
@@ -166,13 +169,31 @@ $(PROTO_READY): constraints-proto.txt
 golden-torchvision: $(TORCHVISION_READY) ## Make the golden pixels of contract hf-torchvision again (several GB of libraries)
 	@$(TORCHVISION_VENV)/bin/python tools/golden_torchvision.py
 
+golden-timm: $(TORCHVISION_READY) ## Make the golden hashes of contract timm again (the same libraries)
+	@$(TORCHVISION_VENV)/bin/python tools/golden_timm.py
+
+golden-tensorflow: $(TENSORFLOW_READY) ## Make the golden hashes of contract google-tf again (a GB of libraries)
+	@TF_CPP_MIN_LOG_LEVEL=3 $(TENSORFLOW_VENV)/bin/python tools/golden_tensorflow.py
+
+golden-pillow: $(READY) ## Add the installed Pillow to the golden hashes of contract hf-pil
+	@$(BIN)/python tools/golden_pillow.py
+
+$(TENSORFLOW_READY): constraints-tensorflow.txt
+	$(need_python)
+	@echo "setting up $(TENSORFLOW_VENV)"
+	@rm -rf $(TENSORFLOW_VENV)
+	@"$(PYTHON)" -m venv $(TENSORFLOW_VENV)
+	@$(TENSORFLOW_VENV)/bin/python -m pip install -qq --constraint constraints-tensorflow.txt \
+		numpy pillow scikit-image tensorflow-cpu
+	@touch $@
+
 $(TORCHVISION_READY): constraints-torchvision.txt
 	$(need_python)
 	@echo "setting up $(TORCHVISION_VENV)"
 	@rm -rf $(TORCHVISION_VENV)
 	@"$(PYTHON)" -m venv $(TORCHVISION_VENV)
 	@$(TORCHVISION_VENV)/bin/python -m pip install -qq --constraint constraints-torchvision.txt \
-		numpy pillow scikit-image torch torchvision transformers
+		numpy pillow scikit-image timm torch torchvision transformers
 	@touch $@
 
 bench: $(READY) ## Measure the server beside its limit, a torch loop and a plain gRPC server (three minutes)
@@ -207,5 +228,5 @@ $(PEERS_READY): $(PEERS_PINS)
 	@touch $@
 
 clean: ## Remove environments, builds and caches (models/ stays)
-	rm -rf $(VENV) $(PROTO_VENV) $(TORCHVISION_VENV) $(PEERS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PROTO_VENV) $(TORCHVISION_VENV) $(TENSORFLOW_VENV) $(PEERS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

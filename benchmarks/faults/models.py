@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
-
 from benchmarks.faults import checkpoints, sizes
 from vitral.v1 import model_pb2 as pb
 from vitral_export import artifact
@@ -68,6 +66,6 @@ MODELS: Mapping[str, Callable[[Path], Loaded]] = MappingProxyType(
 """Each by its name, from a folder where it may leave a checkpoint."""
 
 SIZED: Mapping[str, Callable[[Path], Loaded]] = MappingProxyType(
-    {sizes.MODEL: lambda folder: widened(load(f"hf:{checkpoint(folder)}", Options()))}
+    {sizes.MODEL: lambda folder: widened(load(f"hf:{checkpoints.vit(folder)}", Options()))}
 )
 """Those of dynamic height and width, likewise."""
