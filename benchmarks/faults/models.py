@@ -9,8 +9,10 @@ from types import MappingProxyType
 
 import torch
 
+from benchmarks.faults import sizes
 from vitral.v1 import model_pb2 as pb
 from vitral_export import artifact
+from vitral_export.dynamic_size import widened
 from vitral_export.loaded import Loaded, Options
 from vitral_export.onnx_graph import DEFAULT_OPSET
 from vitral_export.sources import load
@@ -36,9 +38,9 @@ class Sound:
 
 
 def export(model: str, folder: Path) -> Sound:
-    """Writes the graphs of one of `MODELS` into a new folder."""
+    """Writes the graphs of one of `MODELS` or of `SIZED` into a new folder."""
     folder.mkdir(parents=True)
-    loaded = MODELS[model](folder.with_name(f"{folder.name}-checkpoint"))
+    loaded = {**MODELS, **SIZED}[model](folder.with_name(f"{folder.name}-checkpoint"))
     wrapped = Inference(loaded)
     spec = artifact.write_graphs(folder, wrapped, loaded, name=model, opset=DEFAULT_OPSET)
     return Sound(folder, spec, wrapped)
@@ -90,3 +92,8 @@ MODELS: Mapping[str, Callable[[Path], Loaded]] = MappingProxyType(
     }
 )
 """Each by its name, from a folder where it may leave a checkpoint."""
+
+SIZED: Mapping[str, Callable[[Path], Loaded]] = MappingProxyType(
+    {sizes.MODEL: lambda folder: widened(load(f"hf:{checkpoint(folder)}", Options()))}
+)
+"""Those of dynamic height and width, likewise."""

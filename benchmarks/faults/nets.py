@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from benchmarks.faults.models import Sound
@@ -15,14 +16,21 @@ class Nets:
 
     def __init__(self, sound: Sound) -> None:
         self._spec = sound.spec
-        self._own = structure.read(sound.wrapped, sound.spec)
+        self._own = {
+            size: structure.read(sound.wrapped, sound.spec, size=size)
+            for size in structure.compared(sound.spec)
+        }
         self._references = verify.references_of(sound.spec, sound.wrapped)
 
     def caught(self, folder: Path) -> dict[str, set[str]]:
         """The files in which each net finds something."""
-        problems = structure.compare(folder, self._spec, self._own)
+        problems = [
+            problem
+            for size, own in self._own.items()
+            for problem in structure.compare(folder, self._spec, own, size=size)
+        ]
         wrong = {graph.file for graph in self._spec.graphs if self._numbers(folder, graph.file)}
-        return {"structure": {problem.partition(":")[0] for problem in problems}, "numbers": wrong}
+        return {"structure": {re.split(":| at ", problem)[0] for problem in problems}, "numbers": wrong}
 
     def _numbers(self, folder: Path, file: str) -> bool:
         """Whether the numeric net finds something in a graph; it stops at the first."""

@@ -20,6 +20,7 @@ from vitral_engine.artifact import sha256_file
 from vitral_engine.image import open_rgb
 from vitral_engine.preprocess import Preprocessor
 from vitral_export import cases, figures, fold, onnx_graph, preprocessing, report, verify
+from vitral_export.dynamic_size import is_dynamic, sizes
 from vitral_export.loaded import Loaded
 from vitral_export.verify import Verification
 from vitral_export.wrap import Inference
@@ -46,7 +47,7 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
     listed = [pb.Graph(file=onnx_graph.FLOAT_FILE, input=loaded.input, outputs=outputs)]
     if loaded.preprocessing is not None and (folded := _folded(model, loaded)) is not None:
         graphs[fold.UINT8_FILE] = folded
-        pixels = fold.pixels_input(loaded.preprocessing)
+        pixels = fold.pixels_input(loaded.preprocessing, dynamic=is_dynamic(loaded.architecture))
         # First: of graphs that give the same outputs the engine takes the first, and this one is cheaper.
         listed.insert(0, pb.Graph(file=fold.UINT8_FILE, input=pixels, outputs=outputs))
     onnx_graph.save(folder, graphs)
@@ -72,8 +73,9 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
 def _folded(model: onnx.ModelProto, loaded: Loaded) -> onnx.ModelProto | None:
     """The uint8 graph; None for a module whose first layer normalisation cannot be folded into."""
     assert loaded.preprocessing is not None
+    size = sizes(loaded.architecture).traced if is_dynamic(loaded.architecture) else None
     try:
-        return fold.fold(model, loaded.input.name, loaded.preprocessing)
+        return fold.fold(model, loaded.input.name, loaded.preprocessing, size=size)
     except UnsupportedError as error:
         log.info("%s has no uint8 graph: %s", loaded.architecture.module, error)
         return None

@@ -11,6 +11,7 @@ from torch import nn
 from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
 from vitral_export import artifact, onnx_graph, preprocessing, repository, sources, verify
+from vitral_export.dynamic_size import widened
 from vitral_export.loaded import Loaded, Options
 from vitral_export.preprocessing import Choice, HighDepth
 from vitral_export.wrap import Inference
@@ -39,6 +40,7 @@ def export(
     preprocessing: Choice = "auto",
     high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
+    dynamic_size: bool = False,
     options: Options | None = None,
 ) -> Exported:
     """Exports a module with the weights it has, proves it, and installs it as the next version of NAME.
@@ -50,11 +52,12 @@ def export(
         preprocessing: `auto` for the module's usual one, `none`, a contract, FILE.json, or numbers.
         high_depth: `refuse` 16-bit grey pictures, or `scale` them to 8 bits.
         opset: ONNX operator set, 18 to 23.
+        dynamic_size: take images of any height and width that are multiples of the patch, in a proven range.
         options: which outputs, and what a module of one's own does not say itself: its image and patch size,
             its channels, the tokens in front of the patches.
 
     Raises:
-        UnsupportedError: the module gives something that cannot be exported.
+        UnsupportedError: the module gives something that cannot be exported, or knows one size only.
         InvalidArgumentError: an argument or a weight is not possible, or NAME has another signature.
         ProofError: the export does not agree with the module. Nothing is installed then.
     """
@@ -65,6 +68,7 @@ def export(
         preprocessing=preprocessing,
         high_depth=high_depth,
         opset=opset,
+        dynamic_size=dynamic_size,
     )
 
 
@@ -76,12 +80,14 @@ def build(
     preprocessing: Choice = "auto",
     high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
+    dynamic_size: bool = False,
 ) -> Exported:
     """Exports a loaded source; see `export`."""
     onnx_graph.check_opset(opset)
     repository.check_name(name)
     folder = repository.check_repo(repo)
-    chosen = with_preprocessing(loaded, preprocessing, high_depth=high_depth)
+    sized = widened(loaded) if dynamic_size else loaded
+    chosen = with_preprocessing(sized, preprocessing, high_depth=high_depth)
     wrapped = Inference(chosen)
     with repository.staging(folder, name) as stage:
         spec = artifact.write_graphs(stage.folder, wrapped, chosen, name=name, opset=opset)

@@ -52,7 +52,7 @@ class Builder:
         if kind == "Reshape":
             self._demand_elements(step)  # of each one: the next may be all that is left of it
             step = self._after_reshape(step)
-        if kind in ("Reshape", "Expand") and self.shape_of(step.operands[0]) == shape:
+        if kind in ("Reshape", "Expand", "Resize") and self.shape_of(step.operands[0]) == shape:
             return step.operands[0]
         return f"#{self._place(step)}"
 

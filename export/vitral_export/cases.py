@@ -15,6 +15,7 @@ from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.image import open_rgb
 from vitral_engine.preprocess import Preprocessor
+from vitral_export.dynamic_size import Size, row_shape, said
 
 PHOTOGRAPHS = (
     "rocket.jpg",
@@ -34,6 +35,7 @@ GOLDEN_CREDIT = "Photograph by SpaceX, public domain (CC0); rocket.jpg of scikit
 
 _SEED = 20_220_224
 _NOISE = 4
+_FEW = 2
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,11 @@ def photograph_bytes(name: str) -> bytes:
     return file.read_bytes()
 
 
-def cases(graph: pb.Graph, preprocessing: pb.Preprocessing | None) -> Cases:
-    """Rows for a graph, the same at every call."""
+def cases(graph: pb.Graph, preprocessing: pb.Preprocessing | None, size: Size | None = None) -> Cases:
+    """Rows for a graph, the same at every call; `size` is the native one of a graph of several."""
     random = np.random.default_rng(_SEED)
     if preprocessing is None:
-        shape = tuple(axis.size for axis in graph.input.axes[1:])
+        shape = row_shape(graph.input.axes, size)
         noise = random.standard_normal((2 * _NOISE, *shape)).astype(np.float32)
         return _together({"noise": noise, "saturated": _extremes(shape)}, golden=(0, 1, 2))
     contract = Preprocessor(preprocessing)
@@ -84,12 +86,42 @@ def cases(graph: pb.Graph, preprocessing: pb.Preprocessing | None) -> Cases:
     return _together(parts, golden=(0, 1, len(PHOTOGRAPHS)))
 
 
+def cases_at(graph: pb.Graph, preprocessing: pb.Preprocessing | None, size: Size, *, few: bool) -> Cases:
+    """Rows of one kind, the size itself, for a graph of dynamic height and width; the first one is golden.
+
+    Photographs, noise and stripes; a photograph and noise where there are to be `few`.
+    """
+    height, width = size
+    shape = row_shape(graph.input.axes, size)
+    random = np.random.default_rng(_SEED)
+    if preprocessing is None:
+        noise = random.standard_normal((_FEW if few else _NOISE, *shape)).astype(np.float32)
+        return _together({said(size): noise}, golden=(0,))
+    contract = Preprocessor(_resized_to(preprocessing, size))
+    names = PHOTOGRAPHS[: 1 if few else 2]
+    pictures = [contract.resize(open_rgb(photograph_bytes(name))) for name in names]
+    noise = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    pixels = np.stack([*pictures, noise, *([] if few else saturated_pixels(height, width)[-1:])])
+    rows: Array = pixels if graph.input.folded else contract.normalise(pixels)
+    return _together({said(size): rows}, golden=(0,))
+
+
 def saturated_pixels(height: int, width: int) -> NDArray[np.uint8]:
     """Black, white, the three primaries and diagonal stripes: uint8 (6, H, W, 3)."""
     colours = [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255)]
     flat = [np.broadcast_to(np.array(colour, np.uint8), (height, width, 3)) for colour in colours]
     stripes = _stripes((height, width)) * 255
     return np.stack([*flat, np.repeat(stripes[..., None], 3, axis=2).astype(np.uint8)])
+
+
+def _resized_to(preprocessing: pb.Preprocessing, size: Size) -> pb.Preprocessing:
+    """The contract for another size: resized to it, without a crop."""
+    other = pb.Preprocessing()
+    other.CopyFrom(preprocessing)
+    for field in ("crop_size", "shortest_edge"):
+        other.ClearField(field)
+    other.size.height, other.size.width = size
+    return other
 
 
 def _extremes(shape: tuple[int, ...]) -> NDArray[np.float32]:

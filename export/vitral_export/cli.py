@@ -48,6 +48,8 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--name", required=True, help="name of the model in the repository")
     build.add_argument("--repo", default="models", help="model repository (default: %(default)s)")
     build.add_argument("--opset", type=int, default=20, help="ONNX operator set, 18 to 23 (default: 20)")
+    sized = "take images of any height and width that are multiples of the patch, in a proven range"
+    build.add_argument("--dynamic-size", action="store_true", help=sized)
     _add_preprocessing_options(build)
     _add_source_options(build)
 

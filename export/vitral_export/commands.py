@@ -36,6 +36,7 @@ def _build(arguments: argparse.Namespace) -> None:
         preprocessing=arguments.preprocessing,
         high_depth=arguments.high_depth,
         opset=arguments.opset,
+        dynamic_size=arguments.dynamic_size,
     )
     out = tables.console()
     for name in loaded.left_out:
@@ -69,10 +70,13 @@ def _verify(arguments: argparse.Namespace) -> None:
 
 def _verify_against_source(arguments: argparse.Namespace, artifact: Artifact, found: dict[str, Any]) -> None:
     """Repeats the proof, and adds what came of it to `found` as `source`."""
+    from vitral_export.dynamic_size import is_dynamic, widened
     from vitral_export.verify import prove
     from vitral_export.wrap import Inference
 
     loaded = _loaded(arguments, outputs=artifact.spec.outputs)
+    if is_dynamic(artifact.spec.architecture):
+        loaded = widened(loaded)
     try:
         if loaded.architecture != artifact.spec.architecture:
             raise ProofError(f"{artifact.name} has other sizes than the source: {_unlike(artifact, loaded)}")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -23,6 +22,7 @@ from vitral.errors import InvalidArgumentError, ProofError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_export import onnx_operations
+from vitral_export.graph_edits import drop_unused, insert, moved
 from vitral_export.loaded import axes
 from vitral_export.operations import INPUT, Operation, Program, Weight, of_one
 
@@ -67,9 +67,9 @@ class Folding:
         return Weight(self.weight.name + SUFFIX, weight), Weight(name + SUFFIX, shift)
 
 
-def pixels_input(preprocessing: pb.Preprocessing) -> pb.GraphInput:
+def pixels_input(preprocessing: pb.Preprocessing, *, dynamic: bool = False) -> pb.GraphInput:
     """The input `pixels`: uint8 (B, H, W, 3)."""
-    size = specs.input_size(preprocessing)
+    size = tensor_pb2.ImageSize() if dynamic else specs.input_size(preprocessing)
     return pb.GraphInput(
         name=_PIXELS,
         dtype=tensor_pb2.DATA_TYPE_UINT8,
@@ -197,15 +197,21 @@ def _image_shape(step: Operation) -> tuple[int, ...]:
     return channels, rows * height, columns * width
 
 
-def fold(model: onnx.ModelProto, input_name: str, preprocessing: pb.Preprocessing) -> onnx.ModelProto:
-    """The uint8 graph of a float32 graph whose weights are inside.
+def fold(
+    model: onnx.ModelProto,
+    input_name: str,
+    preprocessing: pb.Preprocessing,
+    *,
+    size: tuple[int, int] | None = None,
+) -> onnx.ModelProto:
+    """The uint8 graph of a float32 graph whose weights are inside; one of dynamic size is read at `size`.
 
     Raises:
         UnsupportedError: what first computes with the input is nothing this can fold into.
         ProofError: the graph has a form of which it cannot be told what it computes.
     """
     try:
-        program = onnx_operations.read(model)
+        program = onnx_operations.read(model, size=size)
     except ValueError as error:
         raise ProofError(f"structure: the exported graph cannot be compared: {error}") from error
     folding = plan(program)
@@ -213,13 +219,13 @@ def fold(model: onnx.ModelProto, input_name: str, preprocessing: pb.Preprocessin
     folded.CopyFrom(model)
     graph = folded.graph
     nodes = {node.name: node for node in graph.node}
-    moved = {output for index in folding.moves for output in nodes[program.steps[index].name].output}
-    kept = [info for info in graph.value_info if info.name not in moved]  # those are uint8 from now on
+    path = moved(graph, nodes[program.steps[folding.projection].name].input[0])
+    kept = [info for info in graph.value_info if info.name not in path]  # those are uint8 from now on
     del graph.value_info[:]
     graph.value_info.extend(kept)
     _replace_weights(graph, nodes, program, folding, preprocessing)
     _replace_input(graph, nodes[program.steps[folding.projection].name], input_name, preprocessing)
-    _drop_unused(graph)
+    drop_unused(graph)
     return folded
 
 
@@ -247,7 +253,7 @@ def _replace_weights(
     output = projection.output[0]
     projection.output[0] = f"{output}_product"
     adding = helper.make_node("Add", [projection.output[0], shift.name], [output], f"{projection.name}/Add")
-    _insert(graph, list(graph.node).index(projection) + 1, [adding])
+    insert(graph, list(graph.node).index(projection) + 1, [adding])
 
 
 def _replace_input(
@@ -265,23 +271,12 @@ def _replace_input(
         helper.make_node("Sub", ["pixels_float", "pixels_centre"], ["pixels_centred"], "pixels/Sub"),
     ]
     projection.input[0] = "pixels_centred"
-    _insert(graph, list(graph.node).index(projection), centred)
-    _insert(graph, 0, [first])
+    insert(graph, list(graph.node).index(projection), centred)
+    insert(graph, 0, [first])
     graph.initializer.append(numpy_helper.from_array(np.array(CENTRE, np.float32), "pixels_centre"))
     size = specs.input_size(preprocessing)
-    shape: list[str | int | None] = ["batch", size.height, size.width, 3]
+    fixed = graph.input[0].type.tensor_type.shape.dim[2].HasField("dim_value")
+    sides = (size.height, size.width) if fixed else ("height", "width")
+    shape: list[str | int | None] = ["batch", *sides, 3]
     del graph.input[:]
     graph.input.append(helper.make_tensor_value_info(_PIXELS, onnx.TensorProto.UINT8, shape))
-
-
-def _insert(graph: onnx.GraphProto, at: int, new: Sequence[onnx.NodeProto]) -> None:
-    nodes: list[Any] = [*graph.node[:at], *new, *graph.node[at:]]
-    del graph.node[:]
-    graph.node.extend(nodes)
-
-
-def _drop_unused(graph: onnx.GraphProto) -> None:
-    used = {name for node in graph.node for name in node.input}
-    kept = [item for item in graph.initializer if item.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)

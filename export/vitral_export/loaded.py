@@ -96,6 +96,8 @@ class Loaded:
         embedding: tensors of embedding.safetensors: `projection.weight` (D, C, P, P), `projection.bias` (D,),
             `cls_token` (D,), `position_embedding` (prefix + N, D), those there are.
         left_out: outputs that nobody chose or left out, and that are not exported for they are untrained.
+        resized: the outputs for images of any size, where `compute` has them for the native one only.
+        static: why the module knows one size only; empty where that is to be tried.
     """
 
     module: nn.Module
@@ -108,6 +110,8 @@ class Loaded:
     embedding: Mapping[str, Array]
     undecided: str = ""
     left_out: tuple[str, ...] = ()
+    resized: Compute | None = None
+    static: str = ""
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,9 @@ from vitral_export.truth import Reference
 THREADS = (1, 2)
 """Thread counts that are run."""
 
+SIZED = (("disabled", THREADS[0]), ("all", THREADS[-1]))
+"""Levels and thread counts in which other image sizes than the native one are run."""
+
 TOLERANCE = 2.0**-20
 """Errors above this many rms of the output are counted, per million elements."""
 
@@ -92,7 +95,10 @@ def check(
                     session = GraphSession(
                         folder / graph.file, graph, spec, placement=placement, options=options
                     )
-                    yield from _session_runs(session, options, reference)
+                    yield from _session_runs(session, options, reference, BATCHES)
+                    if (level, threads) in SIZED:
+                        for other in reference.others.values():
+                            yield from _session_runs(session, options, other, (1, len(other.cases.rows)))
                 except Exception as error:  # onnxruntime raises classes of its own for every fault
                     said = " ".join(str(error).split())[:300]
                     where = f"{placement.provider}, level {level}, {threads} threads"
@@ -111,9 +117,11 @@ def demand(runs: Sequence[Run]) -> None:
         raise ProofError(f"numbers: {problems[0]}{more}")
 
 
-def _session_runs(session: GraphSession, options: SessionOptions, reference: Reference) -> Iterator[Run]:
+def _session_runs(
+    session: GraphSession, options: SessionOptions, reference: Reference, batches: Sequence[int]
+) -> Iterator[Run]:
     alone = sweep(session, reference.cases.rows, batch=1)
-    for batch in BATCHES:
+    for batch in batches:
         got = alone if batch == 1 else sweep(session, reference.cases.rows, batch=batch)
         setting = Setting(session.placement.provider, options.level, options.threads, batch)
         for name in session.graph.outputs:

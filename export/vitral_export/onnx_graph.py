@@ -13,7 +13,9 @@ from onnx import numpy_helper
 from torch import nn
 
 from vitral.errors import InvalidArgumentError, ProofError
+from vitral.v1 import model_pb2 as pb
 from vitral_export import weights
+from vitral_export.dynamic_size import is_dynamic, row_shape, sizes
 from vitral_export.loaded import Loaded
 from vitral_export.trace import quiet_exporter, trace
 from vitral_export.wrap import PREFIX, Inference
@@ -29,6 +31,7 @@ FLOAT_FILE = "model.onnx"
 
 _OUTPUT = "vitral_output_"
 _SCOPES = "pkg.torch.onnx.name_scopes"
+_NOWHERE = "_empty_nn_module_stack_from_metadata_hook"  # torch's for what belongs to no submodule
 TRACED_BATCH = 2
 """Batch of the example: torch takes an extent of 1 for a constant."""
 
@@ -49,16 +52,21 @@ def export(wrapped: Inference, loaded: Loaded, *, opset: int) -> onnx.ModelProto
     Raises:
         ProofError: torch could not export the module.
     """
-    shape = [axis.size or TRACED_BATCH for axis in loaded.input.axes]
-    traced = trace(wrapped, shape)
+    names, size, patch = {0: "batch"}, None, None
+    if is_dynamic(loaded.architecture):
+        names |= {2: "height", 3: "width"}
+        size, sides = sizes(loaded.architecture).traced, loaded.architecture.patch_size
+        patch = (sides.height, sides.width)
+    shape = (TRACED_BATCH, *row_shape(loaded.input.axes, size))
+    traced = trace(wrapped, shape, patch=patch)
     try:
         with quiet_exporter():
             program = torch.onnx.export(
                 traced,
                 (torch.zeros(shape),),
                 dynamo=True,
-                # The name as a string: torch.export.Dim would let torch freeze the batch without a word.
-                dynamic_shapes=({0: "batch"},),
+                # Names as strings: torch.export.Dim would let torch freeze an extent without a word.
+                dynamic_shapes=(names,),
                 opset_version=opset,
                 input_names=[loaded.input.name],
                 output_names=[f"{_OUTPUT}{index}" for index in range(len(loaded.outputs))],
@@ -71,6 +79,7 @@ def export(wrapped: Inference, loaded: Loaded, *, opset: int) -> onnx.ModelProto
     model = program.model_proto
     _clean(model, wrapped.module)
     _name_outputs(model.graph, [item.name for item in loaded.outputs])
+    _name_extents(model.graph, loaded)
     _restore_biases(model.graph, wrapped.module)
     return model
 
@@ -146,6 +155,23 @@ def _name_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
         info.name = new.get(info.name, info.name)
 
 
+def extent_name(item: pb.Output, axis: pb.Axis) -> str:
+    """The name of a dynamic extent of an output.
+
+    Each output has names of its own: onnxruntime takes extents of one name for equal, and tokens may be
+    counted with a prefix or without.
+    """
+    return axis.name if axis.name == "batch" else f"{item.name}_{axis.name}"
+
+
+def _name_extents(graph: onnx.GraphProto, loaded: Loaded) -> None:
+    """Gives the dynamic extents of the outputs their names; what came out frozen stays as it is."""
+    for info, item in zip(graph.output, loaded.outputs, strict=True):
+        for dim, axis in zip(info.type.tensor_type.shape.dim, item.axes, strict=False):
+            if dim.HasField("dim_param") and not axis.size:
+                dim.dim_param = extent_name(item, axis)
+
+
 def _restore_biases(graph: onnx.GraphProto, module: nn.Module) -> None:
     """Gives convolutions and Gemms back the biases that torch's exporter drops where they are all zero.
 
@@ -172,7 +198,7 @@ def _scope(node: onnx.NodeProto) -> str:
         if entry.key == _SCOPES:
             scopes: Sequence[str] = ast.literal_eval(entry.value)
             path = scopes[-2].removeprefix(PREFIX.rstrip(".")).strip(".") if len(scopes) > 1 else ""
-            return f"{path.replace('.', '/')}/" if path else ""
+            return f"{path.replace('.', '/')}/" if path and path != _NOWHERE else ""
     return ""
 
 

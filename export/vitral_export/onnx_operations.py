@@ -3,31 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
-from onnx.reference import ReferenceEvaluator
 
-from vitral.tensors import Array
 from vitral_export.builder import Builder
+from vitral_export.onnx_constants import computed
 from vitral_export.onnx_readers import READERS, plain
 from vitral_export.onnx_shapes import shapes
+from vitral_export.onnx_sized import Sized, sized
 from vitral_export.operations import INPUT, Operand, Program, Shape, Weight
 
 
-def read(model: onnx.ModelProto) -> Program:
+def read(model: onnx.ModelProto, *, size: tuple[int, int] | None = None) -> Program:
     """The steps of a graph whose external weights are loaded.
+
+    Args:
+        model: the graph.
+        size: height and width of the images, for a graph that takes several.
 
     Raises:
         ValueError: the graph has a form of which it cannot be told what it computes.
     """
     _demand_plain(model)
     try:
-        return _Reading(model).program()
+        return _Reading(model, size).program()
     except KeyError as error:
         raise ValueError(f"the extents of {error} cannot be told") from error
     except onnx.shape_inference.InferenceError as error:
@@ -64,14 +67,17 @@ def _demand_plain(model: onnx.ModelProto) -> None:
 class _Reading:
     """What is known while the nodes are read in order."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, size: tuple[int, int] | None) -> None:
         graph = model.graph
-        self.shapes = shapes(model)
+        told = Sized(shapes(model), {}, {}) if size is None else sized(model, size)
+        self.shapes = told.shapes
         self.known: dict[str, Operand] = {graph.input[0].name: INPUT}
         self.known |= {
             item.name: Weight(item.name, numpy_helper.to_array(item)) for item in graph.initializer
         }
-        self.extents: dict[str, Shape] = {}
+        self.known |= {name: Weight(name, value) for name, value in told.constants.items()}
+        self.extents = told.extents
+        self.worked = told.constants.keys() | told.extents.keys()
         if graph.input[0].name not in self.shapes:
             raise ValueError(f"the extents of the input {graph.input[0].name} cannot be told")
         self.builder = Builder(self.shapes[graph.input[0].name])
@@ -125,6 +131,8 @@ class _Reading:
         return name in self.known or name in self.extents
 
     def _read(self, node: onnx.NodeProto) -> None:
+        if node.output[0] in self.worked:
+            return
         if node.op_type in _EXTENTS:
             extents = _EXTENTS[node.op_type](self, node)
             if extents is not None:
@@ -133,25 +141,10 @@ class _Reading:
         attributes = {item.name: helper.get_attribute_value(item) for item in node.attribute}
         held = [self.weight(name) for name in node.input if name]
         if node.op_type in _FOLDED and all(held):
-            self.known[node.output[0]] = _computed(node, [item.array for item in held if item])
+            value = computed(node, [item.array for item in held if item])
+            self.known[node.output[0]] = Weight(node.output[0], value)
             return
         self.known[node.output[0]] = READERS.get(node.op_type, plain)(self, node, attributes)
-
-
-def _computed(node: onnx.NodeProto, arrays: Sequence[Array]) -> Weight:
-    """The value of a node that only moves constants."""
-    inputs = [f"i{index}" for index in range(len(arrays))]
-    alone = helper.make_node(node.op_type, inputs, ["o"])
-    alone.attribute.extend(node.attribute)
-    infos = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-        for name, array in zip(inputs, arrays, strict=True)
-    ]
-    outputs = [helper.make_tensor_value_info("o", infos[0].type.tensor_type.elem_type, None)]
-    graph = helper.make_graph([alone], "constant", infos, outputs)
-    evaluator = ReferenceEvaluator(helper.make_model(graph))
-    results: Any = evaluator.run(None, dict(zip(inputs, arrays, strict=True)))
-    return Weight(node.output[0], results[0])
 
 
 def _shape_extents(reading: _Reading, node: onnx.NodeProto) -> Shape | None:

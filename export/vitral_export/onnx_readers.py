@@ -168,6 +168,37 @@ def _clip(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> O
     return plain(reading, node, given)
 
 
+def _resize(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> Operand:
+    """A resize of height and width to sizes; to other scales there is none."""
+    if len(node.input) != 4 or node.input[1] or node.input[2] or not node.input[3]:
+        raise ValueError(f"{node.name} resizes by other numbers than sizes")
+    source, shape = reading.known[node.input[0]], reading.shape(node)
+    if reading.integers(node, 3) != shape or reading.builder.shape_of(source)[:2] != shape[:2]:
+        raise ValueError(f"{node.name} resizes to {reading.integers(node, 3)}, which is {shape}")
+    full = {**RESIZE, **given}
+    if full.get("keep_aspect_ratio_policy") == b"stretch":
+        del full["keep_aspect_ratio_policy"]
+    if full["coordinate_transformation_mode"] != b"tf_crop_and_resize":
+        full.pop("extrapolation_value", None)
+    if full["mode"] != b"nearest":
+        full.pop("nearest_mode", None)
+    if full["mode"] != b"cubic":
+        full.pop("cubic_coeff_a")
+    return reading.builder.add("Resize", [source], name=node.name, shape=shape, attributes=full)
+
+
+RESIZE: Mapping[str, Any] = MappingProxyType(
+    {
+        "antialias": 0,
+        "coordinate_transformation_mode": b"half_pixel",
+        "cubic_coeff_a": -0.75,
+        "exclude_outside": 0,
+        "mode": b"nearest",
+    }
+)
+"""Attributes of ONNX's resize, as they are where nothing is said."""
+
+
 def _identity(reading: Reading, node: onnx.NodeProto, _: Mapping[str, Any]) -> Operand:
     return reading.known[node.input[0]]
 
@@ -215,6 +246,7 @@ READERS: Mapping[str, Callable[[Reading, onnx.NodeProto, Mapping[str, Any]], Ope
         "ReduceMean": _reduced,
         "ReduceSum": _reduced,
         "Reshape": _reshape,
+        "Resize": _resize,
         "Slice": _slice,
         "Softmax": _on_axis,
         "Split": _split,

@@ -20,8 +20,9 @@ from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_export import onnx_operations, torch_operations
 from vitral_export.builder import Builder
+from vitral_export.dynamic_size import Size, is_dynamic, row_shape, said, sizes
 from vitral_export.fold import CENTRE, plan
-from vitral_export.onnx_graph import TRACED_BATCH
+from vitral_export.onnx_graph import TRACED_BATCH, extent_name
 from vitral_export.operations import INPUT, Operand, Program, Weight, differences
 from vitral_export.wrap import Inference
 
@@ -32,16 +33,28 @@ def check(folder: Path, spec: pb.ModelSpec, wrapped: Inference) -> list[str]:
     Raises:
         ProofError: the module has an operator that cannot be compared.
     """
-    return compare(folder, spec, read(wrapped, spec))
+    found = []
+    for size in compared(spec):
+        found += compare(folder, spec, read(wrapped, spec, size=size), size=size)
+    return found
 
 
-def compare(folder: Path, spec: pb.ModelSpec, own: Program) -> list[str]:
-    """What the graphs of a version folder do otherwise than these steps; empty when nothing."""
+def compared(spec: pb.ModelSpec) -> tuple[Size | None, ...]:
+    """Image sizes at which graph and module are compared; None for the only one of a model of static size."""
+    return sizes(spec.architecture).compared if is_dynamic(spec.architecture) else (None,)
+
+
+def compare(folder: Path, spec: pb.ModelSpec, own: Program, *, size: Size | None = None) -> list[str]:
+    """What the graphs of a version folder do otherwise than these steps; empty when nothing.
+
+    `size` is that of the images for which the steps of a model of dynamic size were read.
+    """
     found = []
     for graph in spec.graphs:
         model = onnx.load(folder / graph.file)
-        told = problems(model, graph, spec, expected(own, graph, spec))
-        found += [f"{graph.file}: {problem}" for problem in told]
+        told = problems(model, graph, spec, expected(own, graph, spec, size=size), size=size)
+        where = graph.file if size is None else f"{graph.file} at {said(size)}"
+        found += [f"{where}: {problem}" for problem in told]
     return found
 
 
@@ -56,31 +69,36 @@ def demand(found: Sequence[str]) -> None:
         raise ProofError(f"structure: {found[0]}{more}")
 
 
-def read(wrapped: Inference, spec: pb.ModelSpec) -> Program:
-    """The module's own steps, traced afresh.
+def read(wrapped: Inference, spec: pb.ModelSpec, *, size: Size | None = None) -> Program:
+    """The module's own steps, traced afresh: at one size, the native one where none is given.
 
     Raises:
         ProofError: the module has an operator that cannot be compared.
     """
-    shape = [axis.size or TRACED_BATCH for axis in specs.float_graph(spec).input.axes]
-    return torch_operations.read(wrapped, shape)
+    dynamic = is_dynamic(spec.architecture)
+    if dynamic and size is None:
+        size = sizes(spec.architecture).native
+    shape = (TRACED_BATCH, *row_shape(specs.float_graph(spec).input.axes, size))
+    return torch_operations.read(wrapped, shape, sized=dynamic)
 
 
-def expected(own: Program, graph: pb.Graph, spec: pb.ModelSpec) -> Program:
+def expected(own: Program, graph: pb.Graph, spec: pb.ModelSpec, *, size: Size | None = None) -> Program:
     """The steps that a graph has to have, from the module's own."""
-    return folded(own, spec.preprocessing) if graph.input.folded else own
+    return folded(own, spec.preprocessing, size=size) if graph.input.folded else own
 
 
-def folded(own: Program, preprocessing: pb.Preprocessing) -> Program:
+def folded(own: Program, preprocessing: pb.Preprocessing, *, size: Size | None = None) -> Program:
     """The steps of the uint8 graph, recomputed from the module's.
+
+    `size` is that of the images where it is not the one of the preprocessing.
 
     Raises:
         UnsupportedError: the module does not begin with an operator that can be folded into.
     """
     folding = plan(own)
     weight, bias = folding.pair(preprocessing)
-    size = specs.input_size(preprocessing)
-    height, width = size.height, size.width
+    native = specs.input_size(preprocessing)
+    height, width = size or (native.height, native.width)
     builder = Builder((None, height, width, 3))
     perm = {"perm": (0, 3, 1, 2)}
     pixels = builder.add("Transpose", [INPUT], name="pixels", shape=(None, 3, height, width), attributes=perm)
@@ -109,11 +127,13 @@ def _centred(builder: Builder, pixels: Operand) -> Operand:
     return builder.add("Sub", [wide, centre], name="pixels", shape=shape)
 
 
-def problems(model: onnx.ModelProto, graph: pb.Graph, spec: pb.ModelSpec, steps: Program) -> list[str]:
+def problems(
+    model: onnx.ModelProto, graph: pb.Graph, spec: pb.ModelSpec, steps: Program, *, size: Size | None = None
+) -> list[str]:
     """What a graph whose external weights are loaded does otherwise than these steps; empty when nothing."""
     told = _signature(model, graph, spec)
     try:
-        found = onnx_operations.read(model)
+        found = onnx_operations.read(model, size=size)
     except ValueError as error:
         return [*told, str(error)]
     told += differences(found, steps)
@@ -133,10 +153,12 @@ def _holds(held: Sequence[Array], wanted: Array) -> bool:
 
 def _signature(model: onnx.ModelProto, graph: pb.Graph, spec: pb.ModelSpec) -> list[str]:
     """Names, types and axes that are not those asked for."""
-    asked = [_described(graph.input.name, graph.input.dtype, graph.input.axes)]
+    taken = graph.input
+    asked = [_described(taken.name, taken.dtype, [axis.size or axis.name for axis in taken.axes])]
     for name in graph.outputs:
         item = specs.output(spec, name)
-        asked.append(_described(name, item.dtype, item.axes))
+        extents = [axis.size or extent_name(item, axis) for axis in item.axes]
+        asked.append(_described(name, item.dtype, extents))
     given = [_described_info(info) for info in (*model.graph.input, *model.graph.output)]
     pairs = zip(given, asked, strict=False)
     problems = [f"signature has {mine}, {its} was asked for" for mine, its in pairs if mine != its]
@@ -148,9 +170,8 @@ def _signature(model: onnx.ModelProto, graph: pb.Graph, spec: pb.ModelSpec) -> l
     return problems
 
 
-def _described(name: str, dtype: int, axes: Sequence[pb.Axis]) -> str:
-    extents = ", ".join(str(axis.size or axis.name) for axis in axes)
-    return f"{name} {tensors.numpy_dtype(dtype).name} ({extents})"
+def _described(name: str, dtype: int, extents: Sequence[int | str]) -> str:
+    return f"{name} {tensors.numpy_dtype(dtype).name} ({', '.join(map(str, extents))})"
 
 
 def _described_info(info: onnx.ValueInfoProto) -> str:

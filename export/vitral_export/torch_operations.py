@@ -20,12 +20,18 @@ from vitral_export.builder import Builder
 from vitral_export.operations import INPUT, Program, Weight
 from vitral_export.torch_nodes import Known
 from vitral_export.torch_readers import READERS, part
+from vitral_export.torch_resize import KEPT
 from vitral_export.trace import trace
 from vitral_export.wrap import PREFIX
 
 
-def read(module: nn.Module, shape: Sequence[int]) -> Program:
+def read(module: nn.Module, shape: Sequence[int], *, sized: bool = False) -> Program:
     """The steps of `module` for a float32 input of this shape, whose first extent is dynamic.
+
+    Args:
+        module: from one tensor to a tuple of tensors.
+        shape: of the input.
+        sized: whether this is one of several sizes, so that what a graph computes from its size is a step.
 
     Raises:
         ProofError: there is no reader for one of its operators.
@@ -36,16 +42,17 @@ def read(module: nn.Module, shape: Sequence[int]) -> Program:
     for node in program.graph.nodes:
         if node.op != "call_function" or str(node.target) in _NO_STEPS or node.target is operator.mul:
             continue
-        if _is_constant(node, known):
+        if _is_constant(node, known) and not (sized and str(node.target) in KEPT):
             known[node] = _computed(node, known)
             continue
         if node.target is operator.getitem:
             known[node] = part(node, known, builder)
             continue
-        if str(node.target) not in READERS:
+        reader = READERS.get(str(node.target)) or KEPT.get(str(node.target))
+        if reader is None:
             raise ProofError(f"structure: no rule for torch's operator {node.target}")
         try:
-            known[node] = READERS[str(node.target)](node, known, builder)
+            known[node] = reader(node, known, builder)
         except ValueError as error:
             raise ProofError(f"structure: {error}") from error
     results: Any = program.graph.output_node().args[0]

@@ -17,21 +17,27 @@ from torch import Tensor, nn
 from vitral.errors import ProofError
 
 
-def trace(module: nn.Module, shape: Sequence[int]) -> torch.export.ExportedProgram:
+def trace(
+    module: nn.Module, shape: Sequence[int], *, patch: tuple[int, int] | None = None
+) -> torch.export.ExportedProgram:
     """The ATen program of `module` for a float32 input of this shape, whose first extent is dynamic.
+
+    Where a patch is given, height and width (the last two extents) are dynamic multiples of its own.
 
     Attention becomes its two products and a softmax: what torch's exporter makes of the fused operator has
     to guard against masks that are not there, in every layer. Batch norm becomes its four steps: the exporter
     would fold it into the weights before it, rounded, and they would not be the module's own any more.
 
     Raises:
-        ProofError: torch cannot trace the module, or only for one batch size.
+        ProofError: torch cannot trace the module, or only for one batch size or image size.
     """
-    batch = torch.export.Dim.DYNAMIC  # raises where the extent would come out fixed
+    dynamic: dict[int, Any] = {0: torch.export.Dim.DYNAMIC}  # raises where the extent would come out fixed
+    if patch is not None:
+        dynamic |= {2: patch[0] * torch.export.Dim("rows"), 3: patch[1] * torch.export.Dim("columns")}
     try:
         # torch prints the code of a module that it cannot trace, beside the error.
         with quiet_exporter(), redirect_stderr(io.StringIO()):
-            program = torch.export.export(module, (torch.zeros(tuple(shape)),), dynamic_shapes=({0: batch},))
+            program = torch.export.export(module, (torch.zeros(tuple(shape)),), dynamic_shapes=(dynamic,))
             plain: torch.export.ExportedProgram = program.run_decompositions(_plainer())
     except Exception as error:  # the tracer raises whatever a module's code makes it raise
         raise ProofError(f"torch cannot trace {_name(module)}: {_reason(error)}") from error

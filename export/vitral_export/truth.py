@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -38,11 +38,13 @@ class Reference:
         cases: the inputs.
         truth: output to float64 values (R, ...).
         torch: (output, kind) to the errors of torch float32 in the same form.
+        others: the same at other image sizes, for a graph of dynamic height and width.
     """
 
     cases: Cases
     truth: dict[str, NDArray[np.float64]]
     torch: dict[tuple[str, str], Errors]
+    others: Mapping[tuple[int, int], Reference] = field(default_factory=dict)
 
     def budget(self, output: str, kind: str) -> Budget:
         """What is allowed for this output on rows of this kind."""

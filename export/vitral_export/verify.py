@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import vitral_engine
 from vitral.errors import ProofError
 from vitral.v1 import model_pb2 as pb
+from vitral.v1 import tensor_pb2
 from vitral_engine.device import available
 from vitral_engine.goldens import Goldens
 from vitral_engine.measure import ILL_CONDITIONED
 from vitral_engine.replay import BATCHES
 from vitral_export import numbers, structure
-from vitral_export.cases import cases
+from vitral_export.cases import cases, cases_at
+from vitral_export.dynamic_size import Size, is_dynamic, sizes
 from vitral_export.numbers import Run
 from vitral_export.truth import Reference, reference
 from vitral_export.wrap import Inference
@@ -61,8 +64,9 @@ def prove(folder: Path, spec: pb.ModelSpec, wrapped: Inference) -> Verification:
         ill_conditioned=worst > ILL_CONDITIONED,
         torch_rel_l2=worst,
         golden_file=GOLDEN_FILE,
+        sizes=[tensor_pb2.ImageSize(height=size[0], width=size[1]) for size in _proven(spec)],
     )
-    return Verification(proof, goldens_of(references), tuple(runs))
+    return Verification(proof, goldens_of(references, spec), tuple(runs))
 
 
 def rehearse(folder: Path) -> None:
@@ -80,12 +84,39 @@ def rehearse(folder: Path) -> None:
 
 def references_of(spec: pb.ModelSpec, wrapped: Inference) -> dict[str, Reference]:
     """Truth and budgets of every graph, by file."""
-    preprocessing = spec.preprocessing if spec.HasField("preprocessing") else None
-    return {graph.file: reference(wrapped, graph, spec, cases(graph, preprocessing)) for graph in spec.graphs}
+    told = spec.preprocessing if spec.HasField("preprocessing") else None
+    proven = _proven(spec)
+    native = proven[0] if proven else None
+    found = {}
+    for graph in spec.graphs:
+        own = reference(wrapped, graph, spec, cases(graph, told, native))
+        others = {
+            size: reference(wrapped, graph, spec, cases_at(graph, told, size, few=_is_large(size, native)))
+            for size in proven[1:]
+        }
+        found[graph.file] = replace(own, others=others)
+    return found
 
 
-def goldens_of(references: Mapping[str, Reference]) -> Goldens:
-    """The golden rows of every graph and their float64 outputs."""
+def _proven(spec: pb.ModelSpec) -> tuple[Size, ...]:
+    """Image sizes that are run, the native one first; none for a model of static size."""
+    return sizes(spec.architecture).proven if is_dynamic(spec.architecture) else ()
+
+
+def _is_large(size: Size, native: Size | None) -> bool:
+    return native is not None and math.prod(size) > math.prod(native)
+
+
+def goldens_of(references: Mapping[str, Reference], spec: pb.ModelSpec) -> Goldens:
+    """The golden rows of every graph and their float64 outputs, at every size that travels."""
+    sized = sizes(spec.architecture).golden if is_dynamic(spec.architecture) else ()
+    others = {
+        size: _goldens({file: known.others[size] for file, known in references.items()}) for size in sized
+    }
+    return replace(_goldens(references), sized=others)
+
+
+def _goldens(references: Mapping[str, Reference]) -> Goldens:
     inputs, outputs = {}, {}
     for file, known in references.items():
         rows = list(known.cases.golden)
@@ -98,7 +129,9 @@ def goldens_of(references: Mapping[str, Reference]) -> Goldens:
 def _figure(file: str, output: str, runs: Sequence[Run], references: Mapping[str, Reference]) -> pb.Figure:
     """The largest errors and budgets over all kinds of input, which the golden rows are among."""
     mine = [run for run in runs if (run.graph, run.output) == (file, output)]
-    own = [found for (name, _), found in references[file].torch.items() if name == output]
+    known = references[file]
+    told = [item for each in (known, *known.others.values()) for item in each.torch.items()]
+    own = [found for (name, _), found in told if name == output]
     return pb.Figure(
         graph=file,
         output=output,

@@ -78,11 +78,11 @@ def at(spec: pb.ModelSpec, size: Size | None = None) -> pb.ModelSpec:
     architecture.grid.height, architecture.grid.width = rows, columns
     architecture.ClearField("min_size")
     architecture.ClearField("max_size")
-    pixels = {"height": height, "width": width}
     for graph in made.graphs:
-        _fill(graph.input.axes, pixels)
+        for axis in graph.input.axes[1:]:
+            axis.size = axis.size or {"height": height, "width": width}.get(axis.name, 0)
     for item in made.outputs:
-        _fill(item.axes, {**pixels, "token": len(item.prefix_tokens) + rows * columns})
+        _lay_out(item, rows, columns)
     return made
 
 
@@ -97,9 +97,12 @@ def of_row(spec: pb.ModelSpec, shape: Sequence[int]) -> Size | None:
     return (sides["height"], sides["width"]) if {"height", "width"} <= sides.keys() else None
 
 
-def _fill(axes: Sequence[pb.Axis], extents: dict[str, int]) -> None:
-    for axis in axes:
-        axis.size = axis.size or extents.get(axis.name, 0)
+def _lay_out(item: pb.Output, rows: int, columns: int) -> None:
+    """Outputs follow the patch grid: one axis that does is all of it, two are its rows and its columns."""
+    free = [axis for axis in item.axes[1:] if not axis.size]
+    extents = (rows, columns) if len(free) == 2 else (len(item.prefix_tokens) + rows * columns,)
+    for axis, extent in zip(free, extents, strict=False):
+        axis.size = extent
 
 
 def _pair(size: tensor_pb2.ImageSize) -> Size:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -13,25 +15,38 @@ from vitral.errors import ArtifactError
 from vitral.tensors import Array
 from vitral.v1.model_pb2 import ModelSpec
 
+Size = tuple[int, int]
+"""Height and width in pixels."""
+
 
 @dataclass(frozen=True)
 class Goldens:
     """Golden rows.
 
     Attributes:
-        inputs: graph file to its input rows (R, ...).
+        inputs: graph file to its input rows (R, ...), of the native size.
         outputs: (graph file, output name) to float64 truth (R, ...).
+        sized: the same at other image sizes, for a model that takes several.
     """
 
     inputs: dict[str, Array]
     outputs: dict[tuple[str, str], NDArray[np.float64]]
+    sized: Mapping[Size, Goldens] = field(default_factory=dict)
 
     def encode(self) -> bytes:
-        """The bytes of a safetensors file with keys `GRAPH/input` and `GRAPH/OUTPUT`."""
-        tensors = {f"{graph}/input": array for graph, array in self.inputs.items()}
-        tensors |= {f"{graph}/{name}": array for (graph, name), array in self.outputs.items()}
+        """The bytes of a safetensors file with keys `GRAPH/input` and `GRAPH/OUTPUT`.
+
+        Those of other sizes end with `@160x384`, height and width.
+        """
+        tensors = self._tensors("")
+        for (height, width), other in self.sized.items():
+            tensors |= other._tensors(f"@{height}x{width}")
         data: bytes = save({key: np.ascontiguousarray(value) for key, value in sorted(tensors.items())})
         return data
+
+    def _tensors(self, suffix: str) -> dict[str, Array]:
+        tensors: dict[str, Array] = {f"{graph}/input{suffix}": array for graph, array in self.inputs.items()}
+        return tensors | {f"{graph}/{name}{suffix}": array for (graph, name), array in self.outputs.items()}
 
 
 def load(folder: Path, spec: ModelSpec) -> Goldens:
@@ -42,12 +57,23 @@ def load(folder: Path, spec: ModelSpec) -> Goldens:
     """
     path = folder / spec.proof.golden_file
     tensors = load_file(path)
-    inputs, outputs = {}, {}
     try:
-        for graph in spec.graphs:
-            inputs[graph.file] = tensors[f"{graph.file}/input"]
-            for name in graph.outputs:
-                outputs[graph.file, name] = tensors[f"{graph.file}/{name}"]
+        sized = {size: _goldens(tensors, spec, f"@{size[0]}x{size[1]}") for size in _sizes(tensors)}
+        return replace(_goldens(tensors, spec, ""), sized=sized)
     except KeyError as error:
         raise ArtifactError(f"{path.name} has no tensor {error}") from None
+
+
+def _goldens(tensors: Mapping[str, Array], spec: ModelSpec, suffix: str) -> Goldens:
+    inputs, outputs = {}, {}
+    for graph in spec.graphs:
+        inputs[graph.file] = tensors[f"{graph.file}/input{suffix}"]
+        for name in graph.outputs:
+            outputs[graph.file, name] = tensors[f"{graph.file}/{name}{suffix}"]
     return Goldens(inputs, outputs)
+
+
+def _sizes(tensors: Mapping[str, Array]) -> list[Size]:
+    """Sizes that a key ends with, other than the native one."""
+    found = (re.search(r"@(\d+)x(\d+)$", key) for key in tensors)
+    return sorted({(int(size[1]), int(size[2])) for size in found if size})

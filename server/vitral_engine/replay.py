@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,7 +14,7 @@ from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_engine.artifact import Artifact
 from vitral_engine.goldens import Goldens, load
-from vitral_engine.measure import Budget, errors
+from vitral_engine.measure import Budget, Errors, errors
 from vitral_engine.placement import TENSORRT, Placement
 from vitral_engine.session import LEVELS, GraphSession, SessionOptions
 
@@ -31,7 +31,10 @@ engine to engine. All of them are float32; TF32 and half precision are a hundred
 
 @dataclass(frozen=True)
 class ReplayRow:
-    """One output of one graph in one setting, against its budget."""
+    """One output of one graph in one setting, against its budget.
+
+    `size` is the height and width of the images, `160 x 384`, where they are not the native ones.
+    """
 
     graph: str
     output: str
@@ -43,6 +46,7 @@ class ReplayRow:
     max_abs: float
     rel_l2_budget: float
     max_abs_budget: float
+    size: str = ""
 
     @property
     def ok(self) -> bool:
@@ -51,8 +55,9 @@ class ReplayRow:
 
     def __str__(self) -> str:
         """One line with the figures."""
+        at = f" at {self.size}" if self.size else ""
         return (
-            f"{self.graph} {self.output} on {self.provider}, level {self.level}, {self.threads} threads, "
+            f"{self.graph} {self.output}{at} on {self.provider}, level {self.level}, {self.threads} threads, "
             f"batch {self.batch}: relative L2 {self.rel_l2:.2e} (budget {self.rel_l2_budget:.2e}), "
             f"max abs {self.max_abs:.2e} (budget {self.max_abs_budget:.2e})"
         )
@@ -88,27 +93,38 @@ def replay_session(
     batches: Sequence[int],
     alone: bool = True,
 ) -> list[ReplayRow]:
-    """Replays one open session at these batch sizes; larger batches repeat the golden rows."""
-    graph, provider = session.graph, session.placement.provider
-    golden, rows = goldens.inputs[graph.file], []
-    for batch in batches:
-        pick = np.arange(batch) % len(golden)
-        got = session.run(np.ascontiguousarray(golden[pick]), alone=alone)
-        for name in graph.outputs:
-            allowed = budget_of(spec, graph.file, name, provider)
-            found = errors(
-                _numbers(got[name], specs.output(spec, name).dtype), goldens.outputs[graph.file, name][pick]
-            )
-            setting = (
-                graph.file,
-                name,
-                provider,
-                options.level,
-                options.threads if alone else options.crowd,
-                batch,
-            )
-            rows.append(ReplayRow(*setting, found.rel_l2, found.max_abs, allowed.rel_l2, allowed.max_abs))
+    """Replays one open session at these batch sizes; larger batches repeat the golden rows.
+
+    Goldens of other image sizes are replayed as they are, in one batch each.
+    """
+    count = options.threads if alone else options.crowd
+    rows = []
+    sized = [("", goldens, batches)]
+    for (height, width), other in goldens.sized.items():
+        sized.append((f"{height} x {width}", other, (len(other.inputs[session.graph.file]),)))
+    for size, known, wanted in sized:
+        for batch in wanted:
+            setting = (session.placement.provider, options.level, count, batch)
+            rows += [
+                ReplayRow(session.graph.file, name, *setting, found.rel_l2, found.max_abs, *allowed, size)
+                for name, found, allowed in _compared(session, spec, known, batch, alone=alone)
+            ]
     return rows
+
+
+def _compared(
+    session: GraphSession, spec: pb.ModelSpec, goldens: Goldens, batch: int, *, alone: bool
+) -> Iterator[tuple[str, Errors, tuple[float, float]]]:
+    """Every output of one run of golden rows, with its errors and what is allowed."""
+    graph = session.graph
+    golden = goldens.inputs[graph.file]
+    pick = np.arange(batch) % len(golden)
+    got = session.run(np.ascontiguousarray(golden[pick]), alone=alone)
+    for name in graph.outputs:
+        allowed = budget_of(spec, graph.file, name, session.placement.provider)
+        array = _numbers(got[name], specs.output(spec, name).dtype)
+        found = errors(array, goldens.outputs[graph.file, name][pick])
+        yield name, found, (allowed.rel_l2, allowed.max_abs)
 
 
 def _numbers(array: Array, dtype: int) -> Array:

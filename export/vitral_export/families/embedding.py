@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 from torch import Tensor, nn
@@ -71,7 +72,13 @@ def _patch_output(patches: PatchEmbedding | ManualPatchEmbedding) -> pb.Output:
 
 def _describe_patches(module: nn.Module, source: pb.Source) -> Loaded:
     assert isinstance(module, PatchEmbedding | ManualPatchEmbedding)
-    return _described(module, module, source, (_patch_output(module),), {})
+    described = _described(module, module, source, (_patch_output(module),), {})
+    return replace(described, resized=_at_any_size)
+
+
+def _at_any_size(module: nn.Module, rows: Tensor) -> Mapping[str, Tensor]:
+    assert isinstance(module, PatchEmbedding | ManualPatchEmbedding)
+    return {"patch_embeddings": module.project(rows)}
 
 
 def _describe_vit(module: nn.Module, source: pb.Source) -> Loaded:

@@ -170,6 +170,7 @@ def describe(
         preprocessing=told,
         embedding=embedding_tensors(model),
         undecided=undecided,
+        resized=_resized,
     )
 
 
@@ -232,6 +233,14 @@ def _pooled_output(width: int, *, trained: bool) -> pb.Output:
 
 
 def _compute(model: nn.Module, rows: Tensor) -> Mapping[str, Tensor]:
+    return _pass(model, rows, {})
+
+
+def _resized(model: nn.Module, rows: Tensor) -> Mapping[str, Tensor]:
+    return _pass(model, rows, {"interpolate_pos_encoding": True})
+
+
+def _pass(model: nn.Module, rows: Tensor, how: Mapping[str, bool]) -> Mapping[str, Tensor]:
     """One pass of the library's own forward; what flows through it on the way is looked at by hooks."""
     seen: dict[str, Tensor] = {}
     inner: Any = model.embeddings
@@ -242,7 +251,7 @@ def _compute(model: nn.Module, rows: Tensor) -> Mapping[str, Tensor]:
     ]
     try:
         with unmasked(model):
-            found = model(pixel_values=rows, return_dict=True)
+            found = model(pixel_values=rows, return_dict=True, **how)
     finally:
         for handle in handles:
             handle.remove()

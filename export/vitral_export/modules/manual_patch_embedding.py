@@ -73,9 +73,13 @@ class ManualPatchEmbedding(nn.Module):
             InvalidArgumentError: the rank, the channels, the height or the width is not the module's.
         """
         check_images(images, channels=self.in_channels, size=self.img_size)
-        side, patch = self.img_size // self.patch_size, self.patch_size
+        return self._steps(images)
+
+    def _steps(self, images: Tensor) -> dict[str, Tensor]:
+        patch = self.patch_size
         steps = {"images": images}
-        shape = (images.shape[0], self.in_channels, side, patch, side, patch)
+        rows, columns = images.shape[2] // patch, images.shape[3] // patch
+        shape = (images.shape[0], self.in_channels, rows, patch, columns, patch)
         x = images.reshape(shape)  # B C H W -> B C H/P P W/P P
         steps["view"] = x
         x = x.permute(0, 2, 4, 1, 3, 5)  # B C H/P P W/P P -> B H/P W/P C P P
@@ -88,6 +92,10 @@ class ManualPatchEmbedding(nn.Module):
     def forward(self, pixel_values: Tensor) -> Tensor:
         """Patch tokens (B, N, D) of images (B, C, H, W); see `patchify_steps`."""
         return self.patchify_steps(pixel_values)["projection"]
+
+    def project(self, pixel_values: Tensor) -> Tensor:
+        """The same for images of any height and width that are multiples of the patch; nothing is checked."""
+        return self._steps(pixel_values)["projection"]
 
     def named_outputs(self, pixel_values: Tensor) -> dict[str, Tensor]:
         """The tokens as `patch_embeddings`."""

@@ -43,6 +43,10 @@ class PatchEmbedding(nn.Module):
             InvalidArgumentError: the rank, the channels, the height or the width is not the module's.
         """
         check_images(pixel_values, channels=self.in_channels, size=self.img_size)
+        return self.project(pixel_values)
+
+    def project(self, pixel_values: Tensor) -> Tensor:
+        """The same for images of any height and width that are multiples of the patch; nothing is checked."""
         x: Tensor = self.projection(pixel_values)  # B C H W -> B D H/P W/P
         return x.flatten(2).transpose(1, 2)  # B D H/P W/P -> B N D
 
