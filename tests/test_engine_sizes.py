@@ -13,7 +13,7 @@ import pytest
 from sized_module import NAME
 
 from vitral import framing
-from vitral.errors import InvalidArgumentError
+from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.selection import part
 from vitral.v1 import embedding_service_pb2
 from vitral.v1 import model_pb2 as pb
@@ -117,6 +117,11 @@ def test_the_native_size_needs_no_name(artifact: Artifact) -> None:
     assert sizes.at((16, 48)).intake.pixels(picture(9, 9), artifact.spec.graphs[0]).array.shape == (16, 48, 3)
     with pytest.raises(InvalidArgumentError, match="takes 8 x 8 to 64 x 64"):
         sizes.at((12, 32))
+    fixed = Sizes(artifact.spec, max_pixels=10_000, decode="exact", native_on="tensorrt:0")
+    assert fixed.at((32, 32)) is fixed.at(None)
+    words = "on tensorrt:0 model sized runs at its native size only, 32 x 32"
+    with pytest.raises(UnsupportedError, match=words):
+        fixed.at((16, 48))
 
 
 def test_memory_is_one_for_all_sizes(artifact: Artifact) -> None:

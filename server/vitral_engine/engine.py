@@ -24,6 +24,7 @@ from vitral_engine import goldens, image, rows
 from vitral_engine.arrangement import Arrangement, arrange
 from vitral_engine.artifact import Artifact, open_artifact
 from vitral_engine.device import Placement, place
+from vitral_engine.placement import TENSORRT
 from vitral_engine.preprocess import Preprocessor
 from vitral_engine.replay import ReplayRow, demand, replay_session
 from vitral_engine.rows import Image
@@ -78,7 +79,9 @@ class Model:
         self.artifact = artifact
         self.placement = placement
         self.decode = decode
-        self._sizes = Sizes(spec, max_pixels=max_pixels, decode=decode)
+        # TensorRT would build an engine for each size, for minutes, while callers wait.
+        native_on = placement.device if placement.provider == TENSORRT else ""
+        self._sizes = Sizes(spec, max_pixels=max_pixels, decode=decode, native_on=native_on)
         self.intake = self.at(None).intake
         options = {
             graph.file: cores.options(first=position == 0, staging=staging)
@@ -108,6 +111,7 @@ class Model:
 
         Raises:
             InvalidArgumentError: it does not take this size; the message names those it does.
+            UnsupportedError: it does not on this device.
         """
         return self._sizes.at(size)
 

@@ -56,6 +56,8 @@ class SessionOptions:
         crowd: intra-op threads of a second session, for runs beside others; 0: there is none. Where batches
             are staged there never is: lanes take turns.
         staging: how batches get to a device.
+        memory_plans: remember for each shape that was run how its memory is laid out. Hundreds of shapes
+            would be hundreds of plans: a session of dynamic size has none.
     """
 
     threads: int = 0
@@ -63,6 +65,7 @@ class SessionOptions:
     share_weights: bool = False
     crowd: int = 0
     staging: Staging = DEFAULT
+    memory_plans: bool = True
 
 
 class GraphSession:
@@ -89,6 +92,8 @@ class GraphSession:
         self._sized = lru_cache(_SIZES)(partial(staged.signature_of, spec, graph.file))
         self._is_dynamic = dynamic.is_dynamic(spec)
         options = options or SessionOptions()
+        if self._is_dynamic:
+            options = replace(options, memory_plans=False)
         staging = options.staging
         fit = staged.fitted(placement, staging, spec, graph, level=options.level)
         self._session = _open(file, fit, options)
@@ -216,6 +221,9 @@ class GraphSession:
         return rows if self.stage is None else self.stage.buckets.of(rows)
 
     def _check(self, file: Path, outputs: Sequence[pb.Output]) -> None:
+        for slot in (self._signature.input, *self._signature.outputs):
+            if 0 in slot.row:
+                raise ArtifactError(f"{slot.name} of {file.name} has an extent that no image size tells")
         axes_of = {self.graph.input.name: self.graph.input.axes} | {item.name: item.axes for item in outputs}
         names = [item.name for item in self._session.get_inputs()]
         if names != [self.graph.input.name]:
@@ -235,6 +243,7 @@ def _open(file: Path, placement: Placement, options: SessionOptions) -> ort.Infe
     settings.graph_optimization_level = LEVELS[options.level]
     settings.intra_op_num_threads = options.threads or cpu_count()
     settings.inter_op_num_threads = 1
+    settings.enable_mem_pattern = options.memory_plans
     settings.log_severity_level = 3
     # Decoding shares the cores: a thread that spins between runs takes them from it.
     settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
