@@ -36,13 +36,14 @@ def read(module: nn.Module, shape: Sequence[int], *, sized: bool = False) -> Pro
     Raises:
         ProofError: there is no reader for one of its operators.
     """
-    program = trace(module, shape)
+    kept = KEPT if sized else ()
+    program = trace(module, shape, kept=kept)
     known = _leaves(program)
     builder = Builder((None, *shape[1:]))
     for node in program.graph.nodes:
         if node.op != "call_function" or str(node.target) in _NO_STEPS or node.target is operator.mul:
             continue
-        if _is_constant(node, known) and not (sized and str(node.target) in KEPT):
+        if _is_constant(node, known) and str(node.target) not in kept:
             known[node] = _computed(node, known)
             continue
         if node.target is operator.getitem:

@@ -6,7 +6,7 @@ import io
 import logging
 import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
 from types import MappingProxyType
 from typing import Any
@@ -15,14 +15,20 @@ import torch
 from torch import Tensor, nn
 
 from vitral.errors import ProofError
+from vitral_export import constants
 
 
 def trace(
-    module: nn.Module, shape: Sequence[int], *, patch: tuple[int, int] | None = None
+    module: nn.Module,
+    shape: Sequence[int],
+    *,
+    patch: tuple[int, int] | None = None,
+    kept: Collection[str] = (),
 ) -> torch.export.ExportedProgram:
     """The ATen program of `module` for a float32 input of this shape, whose first extent is dynamic.
 
-    Where a patch is given, height and width (the last two extents) are dynamic multiples of its own.
+    Where a patch is given, height and width (the last two extents) are dynamic multiples of its own. What
+    depends on weights alone becomes a constant, but for the results of the operators in `kept`.
 
     Attention becomes its two products and a softmax: what torch's exporter makes of the fused operator has
     to guard against masks that are not there, in every layer. Batch norm becomes its four steps: the exporter
@@ -39,6 +45,7 @@ def trace(
         with quiet_exporter(), redirect_stderr(io.StringIO()):
             program = torch.export.export(module, (torch.zeros(tuple(shape)),), dynamic_shapes=(dynamic,))
             plain: torch.export.ExportedProgram = program.run_decompositions(_plainer())
+            constants.fold(plain, kept=kept)
     except Exception as error:  # the tracer raises whatever a module's code makes it raise
         raise ProofError(f"torch cannot trace {_name(module)}: {_reason(error)}") from error
     return plain
@@ -72,11 +79,15 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(Q K^T s) V, for (..., T, D) without mask and dropout."""
-    if attn_mask is not None or is_causal or dropout_p or enable_gqa:
-        raise ValueError("attention with a mask, dropout or grouped queries is not supported")
+    """softmax(Q K^T s + M) V, for (..., T, D) without dropout; a mask M is of numbers, which are added."""
+    if is_causal or dropout_p or enable_gqa:
+        raise ValueError("causal attention, dropout or grouped queries are not supported")
+    if attn_mask is not None and attn_mask.dtype != query.dtype:
+        raise ValueError(f"attention with a mask of {attn_mask.dtype} is not supported")
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = torch.matmul(query, key.transpose(-2, -1)) * factor  # ... T D x ... D T -> ... T T
+    if attn_mask is not None:
+        scores = scores + attn_mask
     return torch.matmul(torch.softmax(scores, dim=-1), value)  # ... T T x ... T D -> ... T D
 
 
