@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -93,6 +96,14 @@ def test_the_command_takes_a_size(
         assert "is not HEIGHTxWIDTH in pixels, 224x224 say" in capsys.readouterr().err
     assert cli.main(["models"]) == 0
     assert "32 x 32, from 8 x 8 to 64 x 64 in steps of 8 x 8" in " ".join(capsys.readouterr().out.split())
+
+
+def test_the_page_shows_what_works(server: Running, source: Path, tmp_path: Path) -> None:
+    page = (Path(__file__).parent.parent / "docs" / "image-sizes.md").read_text()
+    [shown] = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    shutil.copy(source / "00000.jpg", tmp_path / "photo.jpg")
+    with contextlib.chdir(tmp_path):
+        exec(shown.replace("127.0.0.1:50051", server.address), {})  # noqa: S102
 
 
 def test_inspect_says_the_range(sized_repo: Path, capsys: pytest.CaptureFixture[str]) -> None:
