@@ -12,19 +12,24 @@ import numpy as np
 import pytest
 from sized_module import NAME
 
+import vitral_engine
 from vitral import framing
-from vitral.errors import InvalidArgumentError, UnsupportedError
+from vitral.errors import ArtifactError, InvalidArgumentError, UnsupportedError
 from vitral.selection import part
 from vitral.v1 import embedding_service_pb2
 from vitral.v1 import model_pb2 as pb
-from vitral_engine import crop
+from vitral_engine import crop, lane
 from vitral_engine.artifact import Artifact, open_artifact
 from vitral_engine.device import place
+from vitral_engine.engine import Model
 from vitral_engine.preprocess import Preprocessor
 from vitral_engine.session import GraphSession, SessionOptions
 from vitral_engine.sized import Sizes
 from vitral_engine.staging import Staging
 from vitral_server.batcher import Batcher, BatchOptions, Ticket
+from vitral_server.call import Door, EmbedCall, Picture, Wanted
+from vitral_server.plan import fit
+from vitral_server.registry import Served
 from vitral_server.reply import Assembly
 
 SIZES = [(32, 32), (16, 48), (48, 16), (64, 64), (8, 64), (56, 24)]
@@ -93,6 +98,11 @@ def test_a_picture_that_would_become_huge_is_refused() -> None:
         ValueError, match="3 x 60000, made to cover 64 x 64, becomes 73 x 1460000, over the limit"
     ):
         crop.resized(contract(edge=32, crop_size=28), height=3, width=60000, size=(64, 64))
+
+
+@pytest.fixture(scope="module")
+def model(sized_repo: Path) -> Model:
+    return vitral_engine.open(sized_repo / NAME, device="cpu")
 
 
 @pytest.fixture(scope="module")
@@ -176,6 +186,52 @@ def test_runs_of_many_sizes_at_once_keep_apart(artifact: Artifact, staging: Stag
     with ThreadPoolExecutor(6) as pool:
         assert max(pool.map(caller, range(6))) < 1e-5
     assert len(session._free) <= 6
+
+
+def test_a_lane_keeps_few_bindings_and_those_of_the_native_size(
+    artifact: Artifact, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lane, "_MOST_BOUND", 3)
+    session = opened(artifact, Staging("on", max_batch=4))
+    session.warm(4)
+    assert session.stage is not None
+    [one] = session.stage.lanes
+    before, address = set(one._bound), one.address(2)
+    assert before == {(1, 3, 32, 32), (2, 3, 32, 32), (4, 3, 32, 32)}
+    for height in range(8, 72, 8):
+        for width in range(8, 72, 8):
+            session.run(rows((height, width), 2))
+            assert before <= set(one._bound)
+            assert len(one._bound) <= 3 + 3 + 1
+    assert one.address(2) == address
+    # Enough for the largest of them, and nothing besides.
+    assert one._blocks["pixel_values"].size == 2 * 3 * 64 * 64 * 4
+
+
+def test_a_dynamic_extent_without_a_range_is_refused(artifact: Artifact) -> None:
+    spec = pb.ModelSpec()
+    spec.CopyFrom(artifact.spec)
+    spec.architecture.ClearField("max_size")
+    file = artifact.folder / spec.graphs[1].file
+    words = r"pixel_values of model\.onnx has an extent that no image size tells"
+    with pytest.raises(ArtifactError, match=words):
+        GraphSession(file, spec.graphs[1], spec, placement=place("cpu"))
+
+
+@pytest.mark.parametrize(
+    ("size", "door", "held"),
+    [
+        (None, Door.PIXELS, 17 * 16 * 4 + 32 * 32 * 3),
+        ((64, 64), Door.PIXELS, 65 * 16 * 4 + 64 * 64 * 3),
+        ((64, 64), Door.PREPARED, 65 * 16 * 4),
+    ],
+)
+def test_rows_of_a_size_count_among_the_bytes_that_are_held(
+    model: Model, size: tuple[int, int] | None, door: Door, held: int
+) -> None:
+    picture = Picture(door, rows(size or (32, 32), 1)[0])
+    call = EmbedCall("", "", (picture,), (Wanted("tokens"),), size, 1 << 20, "", 100)
+    assert fit(call, Served(NAME, "1", model), model).bytes == held
 
 
 class Held(GraphSession):
