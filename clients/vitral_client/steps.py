@@ -6,7 +6,7 @@ answer. `Client` drives it by calling, `AsyncClient` by awaiting; nothing else d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, TypeAlias
@@ -28,9 +28,10 @@ from vitral.v1.model_pb2 import ModelSpec
 from vitral_client import argument, health, reply
 from vitral_client.call import SERVICE, Call, Clock, Deadline, Job, Steps
 from vitral_client.channel import Road
+from vitral_client.extents import specs_at
 from vitral_client.failure import LostError
 from vitral_client.health import Health
-from vitral_client.image import Image, is_one, listed
+from vitral_client.image import Content, Image, is_one, listed
 from vitral_client.item_memory import Lending
 from vitral_client.item_stream import Flow, Terms
 from vitral_client.parts import Parts
@@ -83,7 +84,7 @@ class Verbs:
         every: list[Result] = []
         most = MAX_ITEMS
         while (yield Job(parts.fill, parts.blocks)):
-            wish, fitting = yield from self._plan(wish, parts.sendable, clock())
+            wish, fitting = yield from self._plan(wish, parts, clock())
             request: Request = yield Job(
                 partial(parts.take, wish, min(most, fitting), framed=self.sharing is None), parts.blocks
             )
@@ -118,7 +119,7 @@ class Verbs:
         wish = replace(wish, outputs=outputs, fingerprint=wish.fingerprint or spec.fingerprint)
         if self.sharing is None:
             return Flow(wish, spec, terms)
-        size = yield from self._shared_bytes(wish, 1, deadline)
+        size = yield from self._shared_bytes(wish, (), deadline)
         region = (yield from self.sharing.region(deadline)) if size else None
         return Flow(wish, spec, terms, Lending(region, size) if region is not None else None)
 
@@ -163,16 +164,16 @@ class Verbs:
 
     def _ask(self, request: Request, wish: Wish, deadline: Deadline) -> Steps[reply.Reply[pb.EmbedResponse]]:
         if self.sharing is not None:
-            size = yield from self._shared_bytes(wish, len(request.sent), deadline)
-            shared = yield from self.sharing.ask(request, size, deadline)
+            each = yield from self._shared_bytes(wish, request.contents, deadline)
+            shared = yield from self.sharing.ask(request, len(request.sent) * each, deadline)
             if shared is not None:
                 return shared
         message: bytes = request.message or (yield Job(request.framed))
         answer = yield from _call(Call(f"{SERVICE}/Embed", message, deadline))
         return reply.parse(answer)
 
-    def _shared_bytes(self, wish: Wish, images: int, deadline: Deadline) -> Steps[int]:
-        """Shared memory the reply takes; 0 where the server will refuse the wish."""
+    def _shared_bytes(self, wish: Wish, contents: Sequence[Content], deadline: Deadline) -> Steps[int]:
+        """Shared memory an image's outputs take at most; 0 where the server will refuse the wish."""
         spec = self._known.get(wish.model)
         if spec is None:
             spec = yield from self._learn(wish.model, deadline)
@@ -180,10 +181,12 @@ class Verbs:
         outputs = wish.outputs or tuple(spec.default_outputs)
         if not named.issuperset(outputs):
             return 0
-        return images * sizes.shared_places(spec, [(name, wish.selection) for name in outputs])[1]
+        pairs = [(name, wish.selection) for name in outputs]
+        return max(sizes.shared_places(at, pairs)[1] for at in specs_at(spec, wish.size, contents))
 
-    def _plan(self, wish: Wish, images: int, deadline: Deadline) -> Steps[tuple[Wish, int]]:
+    def _plan(self, wish: Wish, parts: Parts, deadline: Deadline) -> Steps[tuple[Wish, int]]:
         """The wish with its outputs named where it must be, and the most images whose reply fits."""
+        images = parts.sendable
         # Rows and element types are asked for output by output: the defaults have to be known by name.
         named = bool(wish.outputs) or wish.selection == WHOLE
         if not images or (named and images == 1):
@@ -192,7 +195,8 @@ class Verbs:
         if spec is None:
             spec = yield from self._learn(wish.model, deadline)
         outputs = wish.outputs or tuple(spec.default_outputs)
-        fitting = sizes.most_images(spec, [(name, wish.selection) for name in outputs])
+        pairs = [(name, wish.selection) for name in outputs]
+        fitting = min(sizes.most_images(at, pairs) for at in specs_at(spec, wish.size, parts.contents))
         return wish if named else replace(wish, outputs=outputs), fitting
 
     def _learn(self, model: str, deadline: Deadline) -> Steps[ModelSpec]:

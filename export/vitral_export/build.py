@@ -8,8 +8,9 @@ from pathlib import Path
 
 from torch import nn
 
-from vitral.errors import InvalidArgumentError
+from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
+from vitral_engine.raw_scale import CONTRACT as RAW_SCALE
 from vitral_export import artifact, onnx_graph, preprocessing, repository, sources, verify
 from vitral_export.dynamic_size import widened
 from vitral_export.loaded import Loaded, Options
@@ -88,6 +89,8 @@ def build(
     folder = repository.check_repo(repo)
     sized = widened(loaded) if dynamic_size else loaded
     chosen = with_preprocessing(sized, preprocessing, high_depth=high_depth)
+    if dynamic_size and chosen.preprocessing is not None and chosen.preprocessing.contract == RAW_SCALE:
+        raise UnsupportedError(f"contract {RAW_SCALE} resizes nothing: it takes images of one size only")
     wrapped = Inference(chosen)
     with repository.staging(folder, name) as stage:
         spec = artifact.write_graphs(stage.folder, wrapped, chosen, name=name, opset=opset)

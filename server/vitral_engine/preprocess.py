@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vitral.dynamic import Size
 from vitral.errors import ArtifactError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import antialias, crop, float_resize, normalise
@@ -63,8 +64,13 @@ class _Contract:
 class Preprocessor:
     """One preprocessing contract, ready to apply. Stateless after construction; any thread may call it.
 
+    Args:
+        preprocessing: the contract.
+        size: height and width of what it makes, where they are not its own; see `crop.resized`.
+
     Attributes:
         spec: its numbers.
+        size: the same.
         in_bytes: whether pixels are uint8 after the resize, and float32 otherwise.
         normalise: resized pixels (..., h, w, 3) to the float32 input (..., 3, h, w).
 
@@ -72,8 +78,8 @@ class Preprocessor:
         ArtifactError: the contract is none that this version knows, or its numbers do not fit RGB.
     """
 
-    def __init__(self, preprocessing: pb.Preprocessing) -> None:
-        self.spec = preprocessing
+    def __init__(self, preprocessing: pb.Preprocessing, *, size: Size | None = None) -> None:
+        self.spec, self.size = preprocessing, size
         if preprocessing.contract not in CONTRACTS:
             known = ", ".join(CONTRACTS)
             raise ArtifactError(
@@ -85,7 +91,7 @@ class Preprocessor:
         self.normalise = self._contract.normalise(preprocessing)
 
     def resize(self, rgb: Picture, extent: Extent | None = None) -> Pixels:
-        """RGB pixels (H, W, 3) of any size to (h, w, 3) of the contract's size, cropped where it crops.
+        """RGB pixels (H, W, 3) of any size to (h, w, 3) of its size, cropped where it crops.
 
         Args:
             rgb: the picture.
@@ -97,19 +103,20 @@ class Preprocessor:
         told = self.spec
         whole = rgb if extent is None else extent
         height, width = whole.shape[:2] if isinstance(whole, np.ndarray) else (whole.height, whole.width)
-        target = crop.resized(told, height=height, width=width)
+        target = crop.resized(told, height=height, width=width, size=self.size)
         if isinstance(rgb, np.ndarray) and self.keeps(height, width):
             return rgb
         pixels = self._contract.resize(told, rgb, target, None if extent is None else extent.box)
         if self._contract.rule is None or not told.HasField("crop_size"):
             return pixels
-        return crop.centre(pixels, told.crop_size.height, told.crop_size.width, rule=self._contract.rule)
+        rows, columns = self.size or (told.crop_size.height, told.crop_size.width)
+        return crop.centre(pixels, rows, columns, rule=self._contract.rule)
 
     def keeps(self, height: int, width: int) -> bool:
         """Whether pixels of this size stay as they are: uint8, resized to their own size, and not cropped."""
         told = self.spec
         sized = self.in_bytes and told.HasField("size") and not told.HasField("crop_size")
-        return sized and (height, width) == (told.size.height, told.size.width)
+        return sized and (height, width) == (self.size or (told.size.height, told.size.width))
 
     def as_resized(self, pixels: NDArray[np.uint8]) -> Pixels:
         """Bytes (..., h, w, 3) of the contract's own size as its resize would give them."""

@@ -8,6 +8,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from vitral import decode as decodes
+from vitral.dynamic import Size
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import raw_file, raw_scale
 from vitral_engine.intake import Intake, Row, halved
@@ -48,12 +50,15 @@ class RawIntake(Intake):
         return False
 
 
-def intake_of(spec: pb.ModelSpec, *, max_pixels: int, decode: str) -> Intake:
-    """The doors of a model, by its contract.
+def intake_of(
+    spec: pb.ModelSpec, *, max_pixels: int, decode: str = decodes.EXACT, size: Size | None = None
+) -> Intake:
+    """The doors of a model, by its contract; `size` as for `Intake`.
 
     Raises:
         InvalidArgumentError: there is no such mode of decoding.
         ArtifactError: its contract is unknown, or has numbers that mean nothing.
     """
-    kind = RawIntake if spec.preprocessing.contract == raw_scale.CONTRACT else Intake
-    return kind(spec, max_pixels=max_pixels, decode=decode)
+    if spec.preprocessing.contract == raw_scale.CONTRACT:
+        return RawIntake(spec, max_pixels=max_pixels, decode=decode)
+    return Intake(spec, max_pixels=max_pixels, decode=decode, size=size)

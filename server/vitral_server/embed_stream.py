@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from vitral import output_request
+from vitral.dynamic import Size
 from vitral.errors import ImageError, QueueFullError, UnavailableError, VitralError
 from vitral.results import Timings
 from vitral.v1 import embedding_service_pb2 as pb
@@ -26,21 +27,24 @@ from vitral_server.stream import Reply
 _RETRY = 0.005
 """Seconds between tries to get room in a full queue."""
 
+_HEADS = 64
+"""Sizes of which a stream remembers what it says alike."""
+
 
 @dataclass
 class _Said:
-    """What good replies of a stream say alike, once it is known: all of them, and those with payloads."""
+    """What good replies of a stream say alike: all of them, and by size those with payloads."""
 
     head: bytes = b""
-    result: bytes = b""
+    results: dict[Size | None, bytes] = field(default_factory=dict)
 
 
 class _ItemAssembly(Assembly):
     """The reply to one item."""
 
-    def of(self, number: int, said: _Said) -> _ItemAssembly:
-        """Of this number, in a stream that says this."""
-        self._number, self._said = number, said
+    def of(self, number: int, said: _Said, size: Size | None) -> _ItemAssembly:
+        """Of this number and size, in a stream that says this."""
+        self._number, self._said, self._size = number, said, size
         return self
 
     def _header(self, timings: Timings) -> bytes:
@@ -58,14 +62,15 @@ class _ItemAssembly(Assembly):
             )
             alike.outputs.extend(output_request.write(part.name, part.selection) for part in self._wanted)
             said.head = alike.SerializeToString()
-        if self._writes:  # each into a range of its own
-            self._tell(slot, 0, own.result, 0)
-        elif not said.result:
-            alike = pb.EmbedStreamResponse()
-            self._tell(slot, 0, alike.result, 0)
-            said.result = alike.SerializeToString()
+        result = b"" if self._writes else said.results.get(self._size, b"")
+        if not result:
+            told = pb.EmbedStreamResponse()
+            self._tell(slot, 0, told.result, 0)
+            result = told.SerializeToString()
+            if not self._writes and len(said.results) < _HEADS:  # else each has a range of its own
+                said.results[self._size] = result
         # Protobuf merges them.
-        return said.head + (b"" if self._writes else said.result) + own.SerializeToString()
+        return said.head + result + own.SerializeToString()
 
 
 @dataclass
@@ -115,8 +120,8 @@ class Items:
         try:
             needed = self._plan(call)
             if item.reply is not None:
-                place = Place(item.reply, needed.engine.spec, needed.wanted, images=1)
-            await _hold(permit, needed.reply_bytes + item.bytes, seconds)
+                place = Place(item.reply, needed.target.spec, needed.wanted, images=1, others=needed.others)
+            await _hold(permit, needed.bytes + item.bytes, seconds)
         except UnavailableError:
             raise
         except VitralError as error:
@@ -125,9 +130,12 @@ class Items:
 
     def _plan(self, call: EmbedCall) -> Plan:
         door = call.pictures[0].door
-        if door not in self._plans:
-            self._plans[door] = plan(call, self.registry)
-        return self._plans[door]
+        if door in self._plans:
+            return self._plans[door]
+        made = plan(call, self.registry)
+        if door is not Door.PREPARED or made.target.size is None:  # else each says its own size
+            self._plans[door] = made
+        return made
 
     async def _answer(
         self,
@@ -144,7 +152,7 @@ class Items:
                     raise needed
                 line.found(needed.served, images=1, outputs=[part.name for part in needed.wanted])
                 assembly = _ItemAssembly(
-                    needed.engine.spec,
+                    needed.target.spec,
                     needed.served.version,
                     needed.wanted,
                     images=1,
@@ -152,7 +160,8 @@ class Items:
                     decode=needed.engine.decode,
                     place=place,
                     trace=line.trace,
-                ).of(number, self._said)
+                    others=needed.others,
+                ).of(number, self._said, needed.target.size)
                 frame = await self.embedder.answer(call, needed, assembly, permit=permit, seconds=seconds)
                 line.answered(needed.served, call, frame)
         except UnavailableError:
