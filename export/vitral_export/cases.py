@@ -105,8 +105,8 @@ def cases_at(graph: pb.Graph, preprocessing: pb.Preprocessing | None, size: Size
     contract = Preprocessor(_resized_to(preprocessing, size))
     names = PHOTOGRAPHS[: 1 if few else 2]
     pictures = [contract.resize(open_rgb(photograph_bytes(name))) for name in names]
-    noise = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    drawn = np.stack([noise, *([] if few else saturated_pixels(height, width)[-1:])])
+    levels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    drawn = np.stack([levels, *([] if few else saturated_pixels(height, width)[-1:])])
     pixels: Array = np.concatenate([np.stack(pictures), contract.as_resized(drawn)])
     rows: Array = pixels if graph.input.folded else contract.normalise(pixels)
     return _together({said(size): rows}, golden=(0,))
