@@ -13,6 +13,7 @@ from vitral.v1 import model_pb2 as pb
 from vitral_export import artifact, onnx_graph, preprocessing, repository, sources, verify
 from vitral_export.loaded import Loaded, Options
 from vitral_export.preprocessing import Choice, HighDepth
+from vitral_export.progress import Report, told
 from vitral_export.wrap import Inference
 
 
@@ -40,6 +41,7 @@ def export(
     high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
     options: Options | None = None,
+    progress: Report | None = None,
 ) -> Exported:
     """Exports a module with the weights it has, proves it, and installs it as the next version of NAME.
 
@@ -52,6 +54,7 @@ def export(
         opset: ONNX operator set, 18 to 23.
         options: which outputs, and what a module of one's own does not say itself: its image and patch size,
             its channels, the tokens in front of the patches.
+        progress: called with every stage of a long export, see `vitral_export.progress`.
 
     Raises:
         UnsupportedError: the module gives something that cannot be exported.
@@ -65,6 +68,7 @@ def export(
         preprocessing=preprocessing,
         high_depth=high_depth,
         opset=opset,
+        progress=progress,
     )
 
 
@@ -76,6 +80,7 @@ def build(
     preprocessing: Choice = "auto",
     high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
+    progress: Report | None = None,
 ) -> Exported:
     """Exports a loaded source; see `export`."""
     onnx_graph.check_opset(opset)
@@ -83,7 +88,7 @@ def build(
     folder = repository.check_repo(repo)
     chosen = with_preprocessing(loaded, preprocessing, high_depth=high_depth)
     wrapped = Inference(chosen)
-    with repository.staging(folder, name) as stage:
+    with told(progress), repository.staging(folder, name) as stage:
         spec = artifact.write_graphs(stage.folder, wrapped, chosen, name=name, opset=opset)
         same = stage.installed(spec.fingerprint)
         if same is not None:

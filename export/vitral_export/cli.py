@@ -48,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--name", required=True, help="name of the model in the repository")
     build.add_argument("--repo", default="models", help="model repository (default: %(default)s)")
     build.add_argument("--opset", type=int, default=20, help="ONNX operator set, 18 to 23 (default: 20)")
+    build.add_argument("--quiet", action="store_true", help="do not say what a long export is doing")
     _add_preprocessing_options(build)
     _add_source_options(build)
 

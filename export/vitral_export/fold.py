@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -197,15 +198,17 @@ def _image_shape(step: Operation) -> tuple[int, ...]:
     return channels, rows * height, columns * width
 
 
-def fold(model: onnx.ModelProto, input_name: str, preprocessing: pb.Preprocessing) -> onnx.ModelProto:
-    """The uint8 graph of a float32 graph whose weights are inside.
+def fold(
+    model: onnx.ModelProto, input_name: str, preprocessing: pb.Preprocessing, *, folder: Path | None = None
+) -> onnx.ModelProto:
+    """The uint8 graph of a float32 graph whose weights are inside, or in files of `folder`.
 
     Raises:
         UnsupportedError: what first computes with the input is nothing this can fold into.
         ProofError: the graph has a form of which it cannot be told what it computes.
     """
     try:
-        program = onnx_operations.read(model)
+        program = onnx_operations.read(model, folder)
     except ValueError as error:
         raise ProofError(f"structure: the exported graph cannot be compared: {error}") from error
     folding = plan(program)

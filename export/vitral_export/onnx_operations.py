@@ -4,30 +4,36 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 from onnx.reference import ReferenceEvaluator
 
 from vitral.tensors import Array
+from vitral_export import weights
 from vitral_export.builder import Builder
 from vitral_export.onnx_readers import READERS, plain
 from vitral_export.onnx_shapes import shapes
 from vitral_export.operations import INPUT, Operand, Program, Shape, Weight
 
 
-def read(model: onnx.ModelProto) -> Program:
-    """The steps of a graph whose external weights are loaded.
+def read(model: onnx.ModelProto, folder: Path | None = None) -> Program:
+    """The steps of a graph.
+
+    Args:
+        model: the graph.
+        folder: where its external weights are; None where they are loaded.
 
     Raises:
         ValueError: the graph has a form of which it cannot be told what it computes.
     """
     _demand_plain(model)
     try:
-        return _Reading(model).program()
+        return _Reading(model, folder).program()
     except KeyError as error:
         raise ValueError(f"the extents of {error} cannot be told") from error
     except onnx.shape_inference.InferenceError as error:
@@ -64,12 +70,12 @@ def _demand_plain(model: onnx.ModelProto) -> None:
 class _Reading:
     """What is known while the nodes are read in order."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, folder: Path | None) -> None:
         graph = model.graph
         self.shapes = shapes(model)
         self.known: dict[str, Operand] = {graph.input[0].name: INPUT}
         self.known |= {
-            item.name: Weight(item.name, numpy_helper.to_array(item)) for item in graph.initializer
+            item.name: Weight(item.name, weights.array(item, folder)) for item in graph.initializer
         }
         self.extents: dict[str, Shape] = {}
         if graph.input[0].name not in self.shapes:

@@ -16,13 +16,13 @@ from onnx import helper
 from vitral import spec as specs
 from vitral import tensors
 from vitral.errors import ProofError
-from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
-from vitral_export import onnx_operations, torch_operations
-from vitral_export.builder import Builder
+from vitral_export import onnx_operations, progress, torch_operations
+from vitral_export.builder import Builder, needed
 from vitral_export.fold import CENTRE, plan
 from vitral_export.onnx_graph import TRACED_BATCH
 from vitral_export.operations import INPUT, Operand, Program, Weight, differences
+from vitral_export.weights import digest
 from vitral_export.wrap import Inference
 
 
@@ -38,9 +38,9 @@ def check(folder: Path, spec: pb.ModelSpec, wrapped: Inference) -> list[str]:
 def compare(folder: Path, spec: pb.ModelSpec, own: Program) -> list[str]:
     """What the graphs of a version folder do otherwise than these steps; empty when nothing."""
     found = []
-    for graph in spec.graphs:
-        model = onnx.load(folder / graph.file)
-        told = problems(model, graph, spec, expected(own, graph, spec))
+    for graph in progress.each("structure of graphs", spec.graphs):
+        model = onnx.load(folder / graph.file, load_external_data=False)
+        told = problems(model, graph, spec, expected(own, graph, spec), folder)
         found += [f"{graph.file}: {problem}" for problem in told]
     return found
 
@@ -67,8 +67,10 @@ def read(wrapped: Inference, spec: pb.ModelSpec) -> Program:
 
 
 def expected(own: Program, graph: pb.Graph, spec: pb.ModelSpec) -> Program:
-    """The steps that a graph has to have, from the module's own."""
-    return folded(own, spec.preprocessing) if graph.input.folded else own
+    """The steps that a graph has to have, from the module's own: those that its outputs need."""
+    whole = folded(own, spec.preprocessing) if graph.input.folded else own
+    behind = {item.name: operand for item, operand in zip(spec.outputs, whole.outputs, strict=True)}
+    return needed(whole.steps, [behind[name] for name in graph.outputs])
 
 
 def folded(own: Program, preprocessing: pb.Preprocessing) -> Program:
@@ -109,26 +111,26 @@ def _centred(builder: Builder, pixels: Operand) -> Operand:
     return builder.add("Sub", [wide, centre], name="pixels", shape=shape)
 
 
-def problems(model: onnx.ModelProto, graph: pb.Graph, spec: pb.ModelSpec, steps: Program) -> list[str]:
-    """What a graph whose external weights are loaded does otherwise than these steps; empty when nothing."""
+def problems(
+    model: onnx.ModelProto, graph: pb.Graph, spec: pb.ModelSpec, steps: Program, folder: Path | None = None
+) -> list[str]:
+    """What a graph does otherwise than these steps; empty when nothing.
+
+    Its external weights are in `folder`, or loaded.
+    """
     told = _signature(model, graph, spec)
     try:
-        found = onnx_operations.read(model)
+        found = onnx_operations.read(model, folder)
     except ValueError as error:
         return [*told, str(error)]
     told += differences(found, steps)
-    held = [weight.array for weight in found.weights()]
+    held = {(weight.array.dtype, digest(weight.array)) for weight in found.weights()}
     for weight in steps.weights():
-        if not _holds(held, weight.array):
+        # Bit for bit: as it is, reshaped, or transposed.
+        forms = {(weight.array.dtype, digest(form)) for form in (weight.array, weight.array.T)}
+        if held.isdisjoint(forms):
             told.append(f"parameter {weight.name} is nowhere in the graph bit for bit")
     return told
-
-
-def _holds(held: Sequence[Array], wanted: Array) -> bool:
-    """Whether a parameter is there bit for bit: as it is, reshaped, or transposed."""
-    forms = {wanted.tobytes(), np.ascontiguousarray(wanted.T).tobytes()}
-    same_size = (item for item in held if item.size == wanted.size and item.dtype == wanted.dtype)
-    return any(item.tobytes() in forms for item in same_size)
 
 
 def _signature(model: onnx.ModelProto, graph: pb.Graph, spec: pb.ModelSpec) -> list[str]:

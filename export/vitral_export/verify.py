@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import vitral_engine
+from vitral import spec as specs
 from vitral.errors import ProofError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.device import available
@@ -16,6 +17,7 @@ from vitral_engine.replay import BATCHES
 from vitral_export import numbers, structure
 from vitral_export.cases import cases
 from vitral_export.numbers import Run
+from vitral_export.progress import stage
 from vitral_export.truth import Reference, reference
 from vitral_export.wrap import Inference
 
@@ -62,7 +64,7 @@ def prove(folder: Path, spec: pb.ModelSpec, wrapped: Inference) -> Verification:
         torch_rel_l2=worst,
         golden_file=GOLDEN_FILE,
     )
-    return Verification(proof, goldens_of(references), tuple(runs))
+    return Verification(proof, goldens_of(spec, references), tuple(runs))
 
 
 def rehearse(folder: Path) -> None:
@@ -72,22 +74,30 @@ def rehearse(folder: Path) -> None:
         ArtifactError: the engine refuses the folder.
         ProofError: the replay is over budget, or the photograph gives other pixels.
     """
-    model = vitral_engine.open(folder, device="cpu")
+    with stage("rehearsal"):
+        model = vitral_engine.open(folder, device="cpu")
     model.close()
     if not model.replayed.pixels_equal:
         raise ProofError(f"the golden photograph gives other pixels at once: {model.replayed.pixels_note}")
 
 
 def references_of(spec: pb.ModelSpec, wrapped: Inference) -> dict[str, Reference]:
-    """Truth and budgets of every graph, by file."""
+    """Truth and budgets of every graph, by file; a part of a graph has those of the whole."""
     preprocessing = spec.preprocessing if spec.HasField("preprocessing") else None
-    return {graph.file: reference(wrapped, graph, spec, cases(graph, preprocessing)) for graph in spec.graphs}
+    whole = {graph.file: specs.whole_graph(spec, graph) for graph in spec.graphs}
+    own = {
+        graph.file: reference(wrapped, graph, spec, cases(graph, preprocessing))
+        for graph in spec.graphs
+        if graph == whole[graph.file]
+    }
+    return {file: own[graph.file] for file, graph in whole.items()}
 
 
-def goldens_of(references: Mapping[str, Reference]) -> Goldens:
-    """The golden rows of every graph and their float64 outputs."""
+def goldens_of(spec: pb.ModelSpec, references: Mapping[str, Reference]) -> Goldens:
+    """The golden rows of every whole graph and their float64 outputs."""
     inputs, outputs = {}, {}
-    for file, known in references.items():
+    for file in dict.fromkeys(specs.whole_graph(spec, graph).file for graph in spec.graphs):
+        known = references[file]
         rows = list(known.cases.golden)
         inputs[file] = known.cases.rows[rows]
         for name, truth in known.truth.items():

@@ -86,10 +86,8 @@ class Model:
         self.placement = placement
         self.decode = decode
         self.intake = Intake(spec, max_pixels=max_pixels, decode=decode)
-        options = {
-            graph.file: cores.options(first=position == 0, staging=staging)
-            for position, graph in enumerate(spec.graphs)
-        }
+        main = specs.main_graph(spec)
+        options = {graph.file: cores.options(first=graph == main, staging=staging) for graph in spec.graphs}
         self.sessions = {
             graph.file: GraphSession(
                 artifact.folder / graph.file, graph, spec, placement=placement, options=options[graph.file]

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
+from vitral import spec as specs
 from vitral.errors import ArtifactError
 from vitral.tensors import Array
 from vitral.v1.model_pb2 import ModelSpec
@@ -37,6 +38,8 @@ class Goldens:
 def load(folder: Path, spec: ModelSpec) -> Goldens:
     """The goldens of a version folder, one input and every output of each graph.
 
+    A part of a graph has those of the whole.
+
     Raises:
         ArtifactError: a tensor is missing.
     """
@@ -45,9 +48,10 @@ def load(folder: Path, spec: ModelSpec) -> Goldens:
     inputs, outputs = {}, {}
     try:
         for graph in spec.graphs:
-            inputs[graph.file] = tensors[f"{graph.file}/input"]
+            file = specs.whole_graph(spec, graph).file
+            inputs[graph.file] = tensors[f"{file}/input"]
             for name in graph.outputs:
-                outputs[graph.file, name] = tensors[f"{graph.file}/{name}"]
+                outputs[graph.file, name] = tensors[f"{file}/{name}"]
     except KeyError as error:
         raise ArtifactError(f"{path.name} has no tensor {error}") from None
     return Goldens(inputs, outputs)
