@@ -81,6 +81,25 @@ def test_a_graph_of_its_own_saves_a_tenth_or_there_is_none() -> None:
     assert subgraphs.parts(chain([12, 2]), (1, 100)) == {"r2": ("r2",)}
 
 
+def test_outputs_share_a_graph_where_a_second_one_would_save_little() -> None:
+    def found(width: int, *, encoder: bool) -> dict[str, tuple[str, ...]]:
+        """A projection, a sum behind it, and, where there is one, a hundred products."""
+        weight = onnx.numpy_helper.from_array(np.zeros((width, width), np.float32), "w")
+        steps = [
+            helper.make_node("MatMul", ["x", "w"], ["patches"]),
+            helper.make_node("Add", ["patches", "x"], ["r0"]),
+        ]
+        steps += [helper.make_node("MatMul", [f"r{at}", "w"], [f"r{at + 1}"]) for at in range(100 * encoder)]
+        names = ["x", "patches", "r0", *(["r100"] if encoder else [])]
+        infos = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", width]) for name in names]
+        model = helper.make_model(helper.make_graph(steps, "g", infos[:1], infos[1:], [weight]))
+        return subgraphs.parts(model, (1, width))
+
+    assert found(100, encoder=True) == {"patches": ("patches",), "r0": ("patches", "r0")}
+    assert found(2000, encoder=True) == {"r0": ("patches", "r0")}  # the sum is 2 % of it
+    assert found(100, encoder=False) == {}  # the sum is a fifth of the time, and no product
+
+
 def test_what_an_output_does_not_need_is_not_in_its_graph() -> None:
     forked = chain([1, 4, 12], fork=True)
     found = subgraphs.parts(forked, (1, 100))

@@ -9,16 +9,20 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Container, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import PurePath
 
 import onnx
 
-SAVING = 0.1
-"""The share of its own cost that a request has to save by a graph, or there is none."""
+OF_THE_WHOLE = 0.1
+"""The share of the whole's multiply-adds that a graph has to leave out, or there is none."""
 
-_ELEMENT = 64
-"""Multiply-adds that take as long as writing one value."""
+OF_THE_NEXT = 0.05
+"""The share of the next larger graph's cost that it has to save, or its outputs are left to that one."""
+
+_VALUE = 40
+"""Multiply-adds that take as long as writing one value, measured on ViT-B/16's patch embedding."""
 
 _FREE = frozenset({"Constant", "Flatten", "Identity", "Reshape", "Shape", "Squeeze", "Unsqueeze"})
 """Operators that onnxruntime answers without touching a value."""
@@ -27,22 +31,27 @@ _FREE = frozenset({"Constant", "Flatten", "Identity", "Reshape", "Shape", "Squee
 def parts(model: onnx.ModelProto, shape: Sequence[int]) -> dict[str, tuple[str, ...]]:
     """The graphs worth having beside the whole, cheapest first: how far each goes, and all it gives by then.
 
-    So each output is given by some graph that costs at most 1 / (1 - SAVING) of what the output alone needs.
-
     Args:
         model: the whole graph.
         shape: extents of its input, for which costs are told.
     """
-    cost, needs = _costs(model, shape), _needs(model)
-    total = {name: sum(cost[index] for index in needed) for name, needed in needs.items()}
-    by_cost = sorted(total, key=lambda name: total[name])
+    work, needs = _work(model, shape), _needs(model)
     every = frozenset(index for needed in needs.values() for index in needed)
+
+    def products(nodes: frozenset[int]) -> int:
+        return sum(work[index].products for index in nodes)
+
+    def cost(nodes: frozenset[int]) -> int:
+        return products(nodes) + _VALUE * sum(work[index].values for index in nodes)
+
+    by_cost = sorted(needs, key=lambda name: cost(needs[name]))
     graphs = {"": every}
-    prices = {"": sum(cost[index] for index in every)}
     for name in reversed(by_cost):
-        cheapest = min(prices[graph] for graph, held in graphs.items() if needs[name] <= held)
-        if 0 < total[name] <= (1 - SAVING) * cheapest:
-            graphs[name], prices[name] = needs[name], total[name]
+        mine = needs[name]
+        cheapest = min(cost(held) for held in graphs.values() if mine <= held)
+        leaves_out = products(mine) <= (1 - OF_THE_WHOLE) * products(every)
+        if mine and leaves_out and cost(mine) <= (1 - OF_THE_NEXT) * cheapest:
+            graphs[name] = mine
     chosen = [name for name in by_cost if name in graphs]
     return {name: tuple(item for item in needs if needs[item] <= needs[name]) for name in chosen}
 
@@ -91,29 +100,37 @@ def _needs(model: onnx.ModelProto) -> dict[str, frozenset[int]]:
     return found
 
 
-def _costs(model: onnx.ModelProto, shape: Sequence[int]) -> list[int]:
-    """What each node costs, in multiply-adds."""
+@dataclass(frozen=True)
+class _Work:
+    """Multiply-adds of a node, and values that it writes."""
+
+    products: int = 0
+    values: int = 0
+
+
+def _work(model: onnx.ModelProto, shape: Sequence[int]) -> list[_Work]:
+    """What each node does."""
     extents = _extents(model, shape)
     moving = {model.graph.input[0].name}  # what depends on the input; the rest is computed once
-    costs = []
+    found = []
     for node in model.graph.node:
         if moving.isdisjoint(node.input):
-            costs.append(0)
+            found.append(_Work())
             continue
         moving.update(node.output)
         values = sum(math.prod(extents[name]) for name in node.output if name in extents)
-        costs.append(0 if node.op_type in _FREE else values * (_ELEMENT + _depth(node, extents)))
-    return costs
+        found.append(_Work() if node.op_type in _FREE else _Work(values * _depth(node, extents), values))
+    return found
 
 
 def _depth(node: onnx.NodeProto, extents: Mapping[str, tuple[int, ...]]) -> int:
-    """Multiply-adds behind each value of a result."""
+    """Multiply-adds behind each value that a node writes."""
     given = [extents.get(name, ()) for name in node.input]
     if node.op_type in ("MatMul", "Gemm"):
-        return given[0][-1] if given[0] else 1
+        return given[0][-1] if given[0] else 0
     if node.op_type == "Conv":
         return math.prod(given[1][1:])
-    if node.op_type == "Attention":  # queries with keys, weights with values
+    if node.op_type == "Attention" and len(given[1]) > 1:  # queries with keys, weights with values
         return 2 * given[1][-2]
     return 0
 
