@@ -17,6 +17,7 @@ from safetensors.numpy import load_file
 import vitral_engine
 from vitral import spec as specs
 from vitral.errors import ArtifactError
+from vitral.limits import MAX_REPLY_BYTES
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import triton
 from vitral_engine.artifact import open_artifact
@@ -26,6 +27,10 @@ from vitral_export import build, numbers, sources, structure, subgraphs, verify
 from vitral_export.loaded import Loaded, Options
 from vitral_export.onnx_graph import FLOAT_FILE
 from vitral_export.wrap import Inference
+from vitral_server import registry
+from vitral_server.call import Door, EmbedCall, Picture, Wanted
+from vitral_server.config import ServerConfig
+from vitral_server.plan import plan
 
 PATCHES, TOKENS, HIDDEN = "patch_embeddings", "embeddings", "last_hidden_state"
 FILES = [
@@ -72,12 +77,12 @@ def chain(outputs: Sequence[int], *, fork: bool = False) -> onnx.ModelProto:
     return helper.make_model(helper.make_graph(steps, "chain", infos[:1], infos[1:], [weight]))
 
 
-def test_a_graph_of_its_own_saves_a_tenth_or_there_is_none() -> None:
+def test_a_graph_of_its_own_leaves_out_a_quarter_or_there_is_none() -> None:
     twelve = subgraphs.parts(chain(range(1, 13)), (1, 100))
-    assert list(twelve) == [f"r{at}" for at in range(1, 11)]  # 11 of 12 saves less than a tenth of 12
+    assert list(twelve) == [f"r{at}" for at in range(1, 10)]
     assert twelve["r3"] == ("r1", "r2", "r3")
     assert subgraphs.parts(chain([12]), (1, 100)) == {}
-    assert subgraphs.parts(chain([11, 12]), (1, 100)) == {}
+    assert subgraphs.parts(chain([10, 12]), (1, 100)) == {}
     assert subgraphs.parts(chain([12, 2]), (1, 100)) == {"r2": ("r2",)}
 
 
@@ -230,3 +235,23 @@ def test_the_engine_runs_the_part(installed: Path) -> None:
     session = model.session_for([PATCHES], prepared=False)
     assert isinstance(session, GraphSession)
     assert session.graph.file == FILES[0]
+
+
+def test_every_door_of_the_server_leads_to_the_part(installed: Path) -> None:
+    served = registry.load(ServerConfig(repo=installed.parent.parent, device="cpu"), place("cpu"))
+
+    def file(door: Door, *outputs: str) -> str:
+        pictures = (Picture(door, b""),)
+        wanted = tuple(map(Wanted, outputs))
+        call = EmbedCall("vit", "", pictures, wanted, None, MAX_REPLY_BYTES, "", 0)
+        return plan(call, served).sessions[door].graph.file
+
+    try:
+        assert list(served.models[0].batchers) == FILES
+        for door in Door:
+            form = "model" if door in (Door.PREPARED, Door.TENSOR) else "model_uint8"
+            assert file(door, PATCHES) == f"{form}_patch_embeddings.onnx"
+            assert file(door, PATCHES, TOKENS) == f"{form}_embeddings.onnx"
+            assert file(door) == file(door, HIDDEN, PATCHES) == f"{form}.onnx"
+    finally:
+        served.close()

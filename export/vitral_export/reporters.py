@@ -13,7 +13,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from vitral_export.progress import Report, Stage
 
-LONG = 30.0
+LONG = 60.0
 """Seconds after which an export is long: where there is no terminal, nothing is said of a shorter one."""
 
 

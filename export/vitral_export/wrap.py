@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from torch import Tensor, nn
 
 from vitral.errors import ProofError, UnsupportedError
+from vitral_export import heap
 from vitral_export.loaded import Loaded
 
 PREFIX = "module."
@@ -75,3 +76,5 @@ def widened(module: nn.Module) -> Iterator[nn.Module]:
     finally:
         for key, parameter in narrow.items():
             parameter.data = parameter.data.to(types[key])
+        del wide
+        heap.trim()
