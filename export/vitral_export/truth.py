@@ -66,8 +66,7 @@ def reference(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Ca
         centred = _nchw(cases.rows).astype(np.float32) - CENTRE
         form = _folded(wrapped, spec)
         folded = _run(form, centred, graph, f"{_FLOAT32}, folded,")
-        with widened(form) as wide:
-            exact = _run(wide, centred.astype(np.float64), graph, "float64, folded,")
+        exact = _run(widened(form), centred.astype(np.float64), graph, "float64, folded,")
     unfolded = _errors(plain, truth, cases)
     _demand_folding(_errors(exact, truth, cases), unfolded, grant=1)
     own = _errors(folded, truth, cases)
@@ -76,10 +75,9 @@ def reference(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Ca
 
 
 def _truth(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Cases) -> dict[str, Array]:
-    rows = _wide(cases.rows, graph, spec)
-    with widened(wrapped) as wide:
-        truth = _run(wide, rows, graph, "float64 truth")
-        _demand_same(_run(wide, rows[:1], graph, "one row once more"), truth)
+    wide, rows = widened(wrapped), _wide(cases.rows, graph, spec)
+    truth = _run(wide, rows, graph, "float64 truth")
+    _demand_same(_run(wide, rows[:1], graph, "one row once more"), truth)
     return truth
 
 
@@ -121,7 +119,7 @@ def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        with torch.no_grad():  # an inference tensor could not be traced any more
+        with torch.inference_mode():
             yield
     finally:
         torch.set_num_threads(before)

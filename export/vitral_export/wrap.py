@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from torch import Tensor, nn
 
 from vitral.errors import ProofError, UnsupportedError
-from vitral_export import heap
 from vitral_export.loaded import Loaded
 
 PREFIX = "module."
@@ -61,20 +58,11 @@ def private(module: nn.Module) -> nn.Module:
         raise UnsupportedError(f"{type(module).__name__} cannot be copied: {said}") from error
 
 
-@contextmanager
-def widened(module: nn.Module) -> Iterator[nn.Module]:
-    """The module in float64, in the place of its float32: both at once may not fit into memory.
-
-    What it keeps for itself while it runs is its own; parameters are float32 again afterwards, to the bit.
-    """
-    narrow = {id(parameter): parameter for parameter in module.parameters()}
-    types = {key: parameter.dtype for key, parameter in narrow.items()}
-    wide = copy.deepcopy(module, dict(narrow))
-    wide.double()
-    try:
-        yield wide
-    finally:
-        for key, parameter in narrow.items():
-            parameter.data = parameter.data.to(types[key])
-        del wide
-        heap.trim()
+def widened(module: nn.Module) -> nn.Module:
+    """A copy in float64. Its float32 is not copied on the way: of a large model that would be too much."""
+    wide = {
+        id(own): nn.Parameter(own.detach().double(), requires_grad=False)
+        for own in module.parameters()
+        if own.is_floating_point()
+    }
+    return copy.deepcopy(module, dict(wide)).double()
