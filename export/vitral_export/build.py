@@ -15,6 +15,7 @@ from vitral_export import artifact, onnx_graph, preprocessing, repository, sourc
 from vitral_export.dynamic_size import widened
 from vitral_export.loaded import Loaded, Options
 from vitral_export.preprocessing import Choice, HighDepth
+from vitral_export.progress import Report, told
 from vitral_export.wrap import Inference
 
 
@@ -43,6 +44,7 @@ def export(
     opset: int = onnx_graph.DEFAULT_OPSET,
     dynamic_size: bool = False,
     options: Options | None = None,
+    progress: Report | None = None,
 ) -> Exported:
     """Exports a module with the weights it has, proves it, and installs it as the next version of NAME.
 
@@ -56,6 +58,7 @@ def export(
         dynamic_size: take images of any height and width that are multiples of the patch, in a proven range.
         options: which outputs, and what a module of one's own does not say itself: its image and patch size,
             its channels, the tokens in front of the patches.
+        progress: called with every stage of a long export, see `vitral_export.progress`.
 
     Raises:
         UnsupportedError: the module gives something that cannot be exported, or knows one size only.
@@ -70,6 +73,7 @@ def export(
         high_depth=high_depth,
         opset=opset,
         dynamic_size=dynamic_size,
+        progress=progress,
     )
 
 
@@ -82,6 +86,7 @@ def build(
     high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
     dynamic_size: bool = False,
+    progress: Report | None = None,
 ) -> Exported:
     """Exports a loaded source; see `export`."""
     onnx_graph.check_opset(opset)
@@ -92,7 +97,7 @@ def build(
     if dynamic_size and chosen.preprocessing is not None and chosen.preprocessing.contract == RAW_SCALE:
         raise UnsupportedError(f"contract {RAW_SCALE} resizes nothing: it takes images of one size only")
     wrapped = Inference(chosen)
-    with repository.staging(folder, name) as stage:
+    with told(progress), repository.staging(folder, name) as stage:
         spec = artifact.write_graphs(stage.folder, wrapped, chosen, name=name, opset=opset)
         same = stage.installed(spec.fingerprint)
         if same is not None:

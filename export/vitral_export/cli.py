@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--opset", type=int, default=20, help="ONNX operator set, 18 to 23 (default: 20)")
     sized = "take images of any height and width that are multiples of the patch, in a proven range"
     build.add_argument("--dynamic-size", action="store_true", help=sized)
+    build.add_argument("--quiet", action="store_true", help="do not say what a long export is doing")
     _add_preprocessing_options(build)
     _add_source_options(build)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -25,19 +26,21 @@ if TYPE_CHECKING:
 
 
 def _build(arguments: argparse.Namespace) -> None:
-    from vitral_export import tables
+    from vitral_export import reporters, tables
     from vitral_export.build import build
 
     loaded = _loaded(arguments)
-    done = build(
-        loaded,
-        name=arguments.name,
-        repo=arguments.repo,
-        preprocessing=arguments.preprocessing,
-        high_depth=arguments.high_depth,
-        opset=arguments.opset,
-        dynamic_size=arguments.dynamic_size,
-    )
+    with nullcontext() if arguments.quiet else reporters.on_stderr() as report:
+        done = build(
+            loaded,
+            name=arguments.name,
+            repo=arguments.repo,
+            preprocessing=arguments.preprocessing,
+            high_depth=arguments.high_depth,
+            opset=arguments.opset,
+            dynamic_size=arguments.dynamic_size,
+            progress=report,
+        )
     out = tables.console()
     for name in loaded.left_out:
         out.print(f"{name} is left out: untrained, its weights are not in the checkpoint")

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from vitral import spec as specs
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.device import CUDA
 from vitral_engine.measure import ILL_CONDITIONED, MAX_ABS_FLOOR, REL_L2_FLOOR
@@ -45,7 +46,9 @@ def structure(spec: pb.ModelSpec) -> list[str]:
     said = []
     for graph in spec.graphs:
         said.append(f"{graph.file}: names, types and every axis of input and outputs are those asked for.")
-        said.append(f"{graph.file}: steps, their order, wiring, axes and constants are the module's own.")
+        part = "" if graph == specs.whole_graph(spec, graph) else ", those that its outputs need"
+        steps = "steps, their order, wiring, axes and constants are the module's own"
+        said.append(f"{graph.file}: {steps}{part}.")
         if graph.input.folded:
             said.append(
                 f"{graph.file}: weights with normalisation folded in equal those recomputed from the module "

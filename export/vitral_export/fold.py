@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -202,9 +203,12 @@ def fold(
     input_name: str,
     preprocessing: pb.Preprocessing,
     *,
+    folder: Path | None = None,
     size: tuple[int, int] | None = None,
 ) -> onnx.ModelProto:
-    """The uint8 graph of a float32 graph whose weights are inside; one of dynamic size is read at `size`.
+    """The uint8 graph of a float32 graph whose weights are inside, or in files of `folder`.
+
+    One of dynamic size is read at `size`.
 
     Raises:
         UnsupportedError: the contract's pixels are not uint8, or what first computes with the input is
@@ -214,7 +218,7 @@ def fold(
     if why := contract.no_uint8(preprocessing):
         raise UnsupportedError(why)
     try:
-        program = onnx_operations.read(model, size=size)
+        program = onnx_operations.read(model, folder, size=size)
     except ValueError as error:
         raise ProofError(f"structure: the exported graph cannot be compared: {error}") from error
     folding = plan(program)

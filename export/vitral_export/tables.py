@@ -128,7 +128,10 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
         ("patch", f"{item.patch_size.height} x {item.patch_size.width}"),
         ("grid", f"{item.grid.height} x {item.grid.width}"),
         ("width", f"{item.embed_dim}"),
-        *(("graph", f"{graph.file}: {_tensor(graph.input)}") for graph in spec.graphs),
+        *(
+            ("graph", f"{graph.file}: {_tensor(graph.input)} -> {', '.join(graph.outputs)}")
+            for graph in spec.graphs
+        ),
         *([("no uint8 graph", why)] if why else []),
         *(("output", _output(output)) for output in spec.outputs),
         ("default", ", ".join(spec.default_outputs)),

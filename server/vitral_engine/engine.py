@@ -83,10 +83,8 @@ class Model:
         native_on = placement.device if placement.provider == TENSORRT else ""
         self._sizes = Sizes(spec, max_pixels=max_pixels, decode=decode, native_on=native_on)
         self.intake = self.at(None).intake
-        options = {
-            graph.file: cores.options(first=position == 0, staging=staging)
-            for position, graph in enumerate(spec.graphs)
-        }
+        main = specs.main_graph(spec)
+        options = {graph.file: cores.options(first=graph == main, staging=staging) for graph in spec.graphs}
         self.sessions = {
             graph.file: GraphSession(
                 artifact.folder / graph.file, graph, spec, placement=placement, options=options[graph.file]
