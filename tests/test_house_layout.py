@@ -170,7 +170,8 @@ def test_help_lists_every_target() -> None:
 
 def test_every_pin_is_exact() -> None:
     peers = "benchmarks/serving/peers/constraints.txt"
-    for name in ("constraints.txt", "constraints-proto.txt", "constraints-torchvision.txt", peers):
+    own = ("constraints-proto.txt", "constraints-timm.txt", "constraints-torchvision.txt")
+    for name in ("constraints.txt", *own, peers):
         lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
         pins = [line for line in lines if not line.startswith("#")]
 
