@@ -82,7 +82,7 @@ def test_random_weights_are_called_random(tmp_path: Path, capsys: pytest.Capture
     line = ["build", "vit-tiny", "--name", "m", "--repo", str(tmp_path)]
     line += ["--img-size", "28", "--patch-size", "14", "--outputs", "embeddings,patch_embeddings"]
     assert main(line) == 0
-    assert "random weights, seed 0" in " ".join(capsys.readouterr().out.split())
+    assert "RANDOM WEIGHTS, SEED 0" in capsys.readouterr().out
     assert "Random weights, seed 0" in (tmp_path / "m" / "1" / "report.html").read_text()
     source = open_artifact(tmp_path / "m").spec.source
     assert (source.kind, source.weights) == ("vit-tiny", pb.WEIGHTS_ORIGIN_RANDOM)

@@ -27,13 +27,18 @@ ODD: Mapping[str, Any] = {
 }
 """Nothing a power of two."""
 
-OTHER: Mapping[str, Any] = {
+OTHER_SIZES: Mapping[str, Any] = {
     "hidden_size": 32,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "intermediate_size": 40,
     "image_size": 32,
     "patch_size": 8,
+}
+"""Those of `OTHER`, which every family has."""
+
+OTHER: Mapping[str, Any] = {
+    **OTHER_SIZES,
     "qkv_bias": False,
     "hidden_act": "gelu_new",
     "layer_norm_eps": 1e-6,
@@ -42,9 +47,14 @@ OTHER: Mapping[str, Any] = {
 
 
 def model(config: Mapping[str, Any], cls: type[PreTrainedModel] = ViTModel, **options: Any) -> Any:
-    """A model whose biases and scales are not zeros and ones either, as if it had been trained."""
+    """A ViT whose biases and scales are not zeros and ones either, as if it had been trained."""
+    return trained(cls, ViTConfig(**config), **options)
+
+
+def trained(cls: type[PreTrainedModel], config: Any, **options: Any) -> Any:
+    """A model of any class whose biases and scales are not zeros and ones either."""
     torch.manual_seed(0)
-    made = cls(ViTConfig(**config), **options).eval()
+    made = cls(config, **options).eval()
     with torch.no_grad():
         for parameter in made.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)

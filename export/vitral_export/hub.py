@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from logging import ERROR
@@ -113,8 +113,12 @@ def _snapshot(where: str, revision: str | None) -> Path:
     return Path(snapshot_download(where, revision=revision, allow_patterns=list(_WANTED)))
 
 
-def check_files(checkpoint: Checkpoint) -> None:
+def check_files(checkpoint: Checkpoint, *, unread: Callable[[str], bool]) -> None:
     """Refuses a checkpoint that would be read from anything but whole safetensors files of float32 or halves.
+
+    Args:
+        checkpoint: to be read.
+        unread: the tensors that are not, whose type does not matter.
 
     Raises:
         InvalidArgumentError: with the file or the tensor.
@@ -134,7 +138,7 @@ def check_files(checkpoint: Checkpoint) -> None:
         with told(f"{name}: {file.name}"), safe_open(file, framework="numpy") as opened:
             kinds = {key: opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118
         for key, kind in kinds.items():
-            if kind not in _EXACT:
+            if kind not in _EXACT and not unread(key):
                 raise InvalidArgumentError(f"{name}: {key} is {kind}, one of {', '.join(_EXACT)} is expected")
 
 

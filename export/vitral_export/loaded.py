@@ -200,8 +200,13 @@ def sizes_of(
     )
 
 
-def chosen(known: Sequence[pb.Output], options: Options) -> tuple[pb.Output, ...]:
+def chosen(known: Sequence[pb.Output], options: Options, *, more: str = "") -> tuple[pb.Output, ...]:
     """The outputs to export: those asked for in that order, or all that are trained.
+
+    Args:
+        known: what there is.
+        options: what was asked for.
+        more: what else could have been asked for, in words.
 
     Raises:
         InvalidArgumentError: one asked for is unknown, named twice, or untrained and not allowed.
@@ -209,7 +214,8 @@ def chosen(known: Sequence[pb.Output], options: Options) -> tuple[pb.Output, ...
     by_name = {item.name: item for item in known}
     for name in (*options.outputs, *options.allow_untrained):
         if name not in by_name:
-            raise InvalidArgumentError(f"there is no output {name!r}; known are {', '.join(by_name)}")
+            names = ", ".join([*by_name, *([more] if more else [])])
+            raise InvalidArgumentError(f"there is no output {name!r}; known are {names}")
     if len(set(options.outputs)) != len(options.outputs):
         raise InvalidArgumentError(f"outputs {', '.join(options.outputs)} name one twice")
     allowed = set(options.allow_untrained)

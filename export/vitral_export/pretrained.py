@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
 from vitral_export import checkpoint, hub
-from vitral_export.families import hugging_face
+from vitral_export.families import hugging_face, preprocessed
 from vitral_export.loaded import SIZES, Kind, Loaded, Options, source_of
 from vitral_export.modules import ManualPatchEmbedding, PatchEmbedding, ViTEmbedding
 
@@ -61,11 +61,11 @@ def _from_hugging_face(kind: Kind, options: Options) -> Loaded:
     model, _ = hugging_face.read(found)
     tensors = {key: torch.from_numpy(array) for key, array in hugging_face.embedding_tensors(model).items()}
     module = made(kind, _sized(options, tensors, model))
-    checkpoint.fill(module, _state(module, tensors), where=name)
+    checkpoint.fill(module, _state(module, tensors, name), where=name)
     loaded = kind.describe(module, hugging_face.source(found, kind.name))
     if loaded.preprocessing is None:
         return loaded
-    own, undecided = hugging_face.preprocessing_of(hugging_face.processor(found), found.reference)
+    own, undecided = preprocessed.of(preprocessed.processor(found), found.reference)
     return replace(loaded, preprocessing=own, undecided=undecided)
 
 
@@ -100,9 +100,17 @@ def _sized(options: Options, tensors: Mapping[str, Tensor], model: nn.Module) ->
     return replace(options, img_size=sides[0], patch_size=patch, in_channels=channels, embed_dim=width)
 
 
-def _state(module: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under the module's names, in its shapes."""
-    return {
-        name: tensors[name.removeprefix("patch_embedding.")].reshape(own.shape)
-        for name, own in module.state_dict().items()
-    }
+def _state(module: nn.Module, tensors: Mapping[str, Tensor], where: str) -> dict[str, Tensor]:
+    """The tensors under the module's names, in its shapes.
+
+    Raises:
+        InvalidArgumentError: the model embeds in another way.
+    """
+    state = {}
+    for name, own in module.state_dict().items():
+        tensor = tensors.get(name.removeprefix("patch_embedding."))
+        if tensor is None or tensor.numel() != own.numel():
+            its = "has none" if tensor is None else f"has {tuple(tensor.shape)}"
+            raise InvalidArgumentError(f"the module's {name} is {tuple(own.shape)}, {where} {its}")
+        state[name] = tensor.reshape(own.shape)
+    return state

@@ -13,7 +13,7 @@ from torch.nn.parameter import is_lazy
 from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
 from vitral_export import flax_checkpoint, hub, pretrained
-from vitral_export.families import embedding, google, hugging_face, own, position, preset, timm_vit
+from vitral_export.families import embedding, google, hugging_face, own, position, preset, table, timm_vit
 from vitral_export.loaded import Kind, Loaded, Options, chosen, source_of
 
 _SEED_LIMIT = 2**63
@@ -96,8 +96,8 @@ def given(module: nn.Module, options: Options | None = None) -> Loaded:
         if type(module) is kind.module:  # a subclass may compute something else
             options.refuse(kind.name, ["img_size", "patch_size", "in_channels", "embed_dim", "prefix_tokens"])
             return _selected(kind.describe(module, _as_given(kind.name, reference)), options)
-    if type(module).__name__ in hugging_face.FAMILIES.values() and reference.startswith("transformers."):
-        options.refuse(reference, ["img_size", "patch_size", "in_channels", "embed_dim", "prefix_tokens"])
+    if table.of_module(module) is not None:
+        options.refuse(reference, ["patch_size", "in_channels", "embed_dim", "prefix_tokens"])
         source = _as_given("hf", reference, libraries=["transformers"])
         return hugging_face.describe(module, source, options, processor=None)
     return own.describe(module, _as_given("module", reference), options)

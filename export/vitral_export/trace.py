@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vitral.errors import ProofError
+from vitral_export import constants
 
 
 def trace(module: nn.Module, shape: Sequence[int]) -> torch.export.ExportedProgram:
@@ -33,6 +34,7 @@ def trace(module: nn.Module, shape: Sequence[int]) -> torch.export.ExportedProgr
         with quiet_exporter(), redirect_stderr(io.StringIO()):
             program = torch.export.export(module, (torch.zeros(tuple(shape)),), dynamic_shapes=({0: batch},))
             plain: torch.export.ExportedProgram = program.run_decompositions(_plainer())
+            constants.fold(plain)
     except Exception as error:  # the tracer raises whatever a module's code makes it raise
         raise ProofError(f"torch cannot trace {_name(module)}: {_reason(error)}") from error
     return plain
@@ -66,11 +68,15 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Tensor:
-    """softmax(Q K^T s) V, for (..., T, D) without mask and dropout."""
-    if attn_mask is not None or is_causal or dropout_p or enable_gqa:
-        raise ValueError("attention with a mask, dropout or grouped queries is not supported")
+    """softmax(Q K^T s + M) V, for (..., T, D) without dropout; a mask M is of numbers, which are added."""
+    if is_causal or dropout_p or enable_gqa:
+        raise ValueError("causal attention, dropout or grouped queries are not supported")
+    if attn_mask is not None and attn_mask.dtype != query.dtype:
+        raise ValueError(f"attention with a mask of {attn_mask.dtype} is not supported")
     factor = 1 / math.sqrt(query.shape[-1]) if scale is None else scale
     scores = torch.matmul(query, key.transpose(-2, -1)) * factor  # ... T D x ... D T -> ... T T
+    if attn_mask is not None:
+        scores = scores + attn_mask
     return torch.matmul(torch.softmax(scores, dim=-1), value)  # ... T T x ... T D -> ... T D
 
 

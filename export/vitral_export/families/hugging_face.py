@@ -1,4 +1,4 @@
-"""Hugging Face ViT checkpoints: `hf:NAME_OR_FOLDER`, loaded by transformers itself."""
+"""Checkpoints of Hugging Face: `hf:NAME_OR_FOLDER`, loaded by transformers itself."""
 
 from __future__ import annotations
 
@@ -6,14 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import nn
 
+from vitral import spec as specs
 from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
-from vitral_export import hub, preprocessor_config
-from vitral_export.attention import unmasked
+from vitral_export import hub
+from vitral_export.families import generic, hidden, loading, preprocessed, table
+from vitral_export.families.family import Family, Positions
+from vitral_export.families.forward import Forward
 from vitral_export.hub import Checkpoint
 from vitral_export.loaded import (
     Loaded,
@@ -26,16 +28,9 @@ from vitral_export.loaded import (
     sizes_of,
     source_of,
 )
-from vitral_export.modules.sizes import MOST
 
 SUMMARY = "a Hugging Face ViT: a folder, or a name in the hub or its local cache"
 """What such a source is, in one line."""
-
-FAMILIES: Mapping[str, str] = {"vit": "ViTModel"}
-"""Model types that are known, and their classes in transformers."""
-
-_HEADS = ("classifier.", "decoder.")
-_SHOWN = 5  # weights that a message names
 
 
 def load(name: str, options: Options) -> Loaded:
@@ -43,12 +38,16 @@ def load(name: str, options: Options) -> Loaded:
 
     Raises:
         InvalidArgumentError: there is no such checkpoint, or it is incomplete, or has pickled weights only.
-        UnsupportedError: the checkpoint is of another family.
+        UnsupportedError: the checkpoint is of a family that cannot be exported.
     """
-    options.refuse(name, ["img_size", "patch_size", "in_channels", "embed_dim", "weights", "prefix_tokens"])
+    options.refuse(name, ["in_channels", "embed_dim", "weights"])
     found = hub.find(name, options.revision)
+    told = source(found, "hf")
+    if family_of(found) is None:
+        return generic.load(found, told, options, processor=preprocessed.processor(found))
+    options.refuse(name, ["patch_size", "prefix_tokens"])
     model, missing = read(found)
-    return describe(model, source(found, "hf"), options, processor=processor(found), untrained=missing)
+    return describe(model, told, options, processor=preprocessed.processor(found), untrained=missing)
 
 
 def source(found: Checkpoint, kind: str) -> pb.Source:
@@ -64,74 +63,42 @@ def source(found: Checkpoint, kind: str) -> pb.Source:
     return told
 
 
+def family_of(found: Checkpoint) -> Family | None:
+    """The family of a checkpoint; None where it is none of those known.
+
+    Raises:
+        UnsupportedError: the family is known, and that it cannot be exported; or there is no model_type.
+    """
+    kind = found.config().get("model_type")
+    if not isinstance(kind, str):
+        raise UnsupportedError(f"{found.name} is of no model_type; known are {', '.join(table.FAMILIES)}")
+    return table.of_type(kind)
+
+
 def read(found: Checkpoint) -> tuple[nn.Module, frozenset[str]]:
-    """The model, and the names of the parameters that the checkpoint lacks: the pooler's at most.
+    """A model of a known family, and the names of the pooler's weights that the checkpoint lacks.
 
     Raises:
         InvalidArgumentError: see `load`.
         UnsupportedError: see `load`.
     """
-    kind = found.config().get("model_type")
-    if not isinstance(kind, str) or kind not in FAMILIES:
-        said = f"a {kind} model" if isinstance(kind, str) else "of no model_type"
-        raise UnsupportedError(f"{found.name} is {said}; known are {', '.join(FAMILIES)}")
-    hub.check_files(found)
+    family = family_of(found)
+    if family is None:
+        kind = found.config()["model_type"]
+        raise UnsupportedError(f"{found.name} is a {kind} model; known are {', '.join(table.FAMILIES)}")
     import transformers
 
-    cls = getattr(transformers, FAMILIES[kind])
+    cls = getattr(transformers, family.cls)
     with hub.quiet(), hub.told(found.name):
-        config = cls.config_class.from_pretrained(found.folder)
-        with torch.device("meta"):
-            _check_sizes(found.name, cls(config))
-        model, info = cls.from_pretrained(
-            found.folder,
-            config=config,
-            dtype=torch.float32,
-            use_safetensors=True,
-            ignore_mismatched_sizes=True,  # they are refused below, by name
-            output_loading_info=True,
-        )
-    _check_keys(found.name, info)
-    return model.eval(), frozenset(map(str, info["missing_keys"]))
-
-
-def _check_sizes(name: str, model: nn.Module) -> None:
-    """Refuses a config whose model no memory could hold, before any of it is made."""
-    for key, parameter in model.named_parameters():
-        if parameter.numel() > MOST:
-            raise InvalidArgumentError(
-                f"{name}: {key} would have {parameter.numel()} values, the most is {MOST}"
-            )
-
-
-def _check_keys(name: str, info: Mapping[str, Any]) -> None:
-    problems = {
-        "lacks": sorted(key for key in info["missing_keys"] if not key.startswith("pooler.")),
-        "has another shape for": sorted(
-            f"{key} ({tuple(its)} for {tuple(own)})" for key, its, own in info["mismatched_keys"]
-        ),
-        "has unknown": sorted(key for key in info["unexpected_keys"] if not _is_no_part(key)),
-    }
-    for what, keys in problems.items():
-        if keys:
-            more = f" and {len(keys) - _SHOWN} more" if len(keys) > _SHOWN else ""
-            raise InvalidArgumentError(f"{name} {what} {', '.join(keys[:_SHOWN])}{more}")
-
-
-def _is_no_part(key: str) -> bool:
-    """Whether a weight belongs to a head, or to training with masked patches, which no output comes from."""
-    return key.startswith(_HEADS) or key.endswith("embeddings.mask_token")
-
-
-def processor(found: Checkpoint) -> Mapping[str, Any] | None:
-    """What preprocessor_config.json of the checkpoint says; None where there is none."""
-    if not found.has_preprocessor:
-        return None
-    from transformers.image_processing_base import ImageProcessingMixin
-
-    with hub.quiet(), hub.told(found.name):
-        said: Mapping[str, Any] = ImageProcessingMixin.get_image_processor_dict(found.folder)[0]
-    return said
+        config = cls.config_class.from_pretrained(found.folder)  # of two towers, the part of this one
+    model, missing = loading.load(
+        found,
+        cls,
+        config,
+        may_lack=lambda key: family.is_of_pooler(key) or family.has_no_effect(key),
+        may_have=family.is_unused,
+    )
+    return model, frozenset(filter(family.is_of_pooler, missing))
 
 
 def describe(
@@ -142,27 +109,30 @@ def describe(
     processor: Mapping[str, Any] | None,
     untrained: frozenset[str] = frozenset(),
 ) -> Loaded:
-    """Everything about a `ViTModel`.
+    """Everything about a model of a known family.
 
     Raises:
         InvalidArgumentError: an output asked for is unknown or untrained, or the checkpoint's preprocessing
             cannot be honoured.
     """
+    family = table.of_module(model)
+    assert family is not None
     config: Any = model.config
-    image, patch = _pair(config.image_size), _pair(config.patch_size)
-    rows, columns = image[0] // patch[0], image[1] // patch[1]
-    outputs = [*_token_outputs(rows * columns, config.hidden_size)]
-    if (pooler := getattr(model, "pooler", None)) is not None:
-        outputs.append(_pooled_output(pooler.dense.out_features, trained=not untrained))
     told, undecided = None, ""
     if config.num_channels == 3:
-        told, undecided = preprocessing_of(processor, source.reference)
+        told, undecided = preprocessed.of(processor, source.reference)
+    image, patch = _image(config, family, told, options), _pair(config.patch_size)
+    patches = (image[0] // patch[0]) * (image[1] // patch[1])
+    known = _outputs(model, family, patches, trained=not untrained)
+    prefix = known[0].axes
+    states = hidden.asked((*options.outputs, *options.allow_untrained), model, family)
+    known += [hidden.output(item, prefix, model, family) for item in states]
     return Loaded(
         module=model,
-        compute=_compute,
+        compute=Forward(family, tuple(states)),
         input=pixel_input(channels=config.num_channels, height=image[0], width=image[1]),
-        outputs=chosen(outputs, options),
-        left_out=left_out(outputs, options),
+        outputs=chosen(known, options, more=hidden.known(model, family)),
+        left_out=left_out(known, options),
         architecture=sizes_of(
             model, image=image, patch=patch, channels=config.num_channels, width=config.hidden_size
         ),
@@ -173,83 +143,82 @@ def describe(
     )
 
 
-def preprocessing_of(told: Mapping[str, Any] | None, where: str) -> tuple[pb.Preprocessing | None, str]:
-    """What a checkpoint's pictures go through, or why that is not known."""
-    if told is None:
-        why = f"{where} has no {preprocessor_config.FILE}"
-    else:
-        try:
-            return preprocessor_config.read(told), ""
-        except InvalidArgumentError as error:
-            why = f"{where}: {error}"
-    return (
-        None,
-        f"{why}: --preprocessing FILE.json says what its pictures go through, none that there are none",
-    )
-
-
 def embedding_tensors(model: nn.Module) -> dict[str, Array]:
-    """Projection, CLS token and positions of a `ViTModel`, under the names of embedding.safetensors."""
-    layers: Any = model.embeddings
-    state = {key: value.detach().cpu().numpy() for key, value in layers.state_dict().items()}
-    tensors = {
-        "projection.weight": state["patch_embeddings.projection.weight"],
-        "projection.bias": state["patch_embeddings.projection.bias"],
-        "cls_token": state["cls_token"][0, 0],
-        "position_embedding": state["position_embeddings"][0],
-    }
-    return {name: np.ascontiguousarray(array) for name, array in tensors.items()}
+    """Projection, CLS token and positions of a model, those there are, as embedding.safetensors has them."""
+    family = table.of_module(model)
+    assert family is not None
+    projection = family.projection(model)
+    held = dict(model.named_parameters())
+    width = projection.out_channels
+    tensors = {"projection.weight": projection.weight, "projection.bias": projection.bias}
+    if (token := held.get(family.cls_token)) is not None:
+        tensors["cls_token"] = token.reshape(width)
+    if (positions := held.get(family.position_table)) is not None:
+        tensors["position_embedding"] = positions.reshape(-1, width)
+    arrays = {name: item.detach().cpu().numpy() for name, item in tensors.items() if item is not None}
+    return {name: np.ascontiguousarray(array) for name, array in arrays.items()}
 
 
-def _token_outputs(patches: int, width: int) -> Sequence[pb.Output]:
-    tokens = axes(batch=0, token=patches + 1, feature=width)
-    cls = [pb.PREFIX_TOKEN_CLS]
-    return (
+def _outputs(model: nn.Module, family: Family, patches: int, *, trained: bool) -> list[pb.Output]:
+    """What every model of a family gives, the default first."""
+    config: Any = model.config
+    prefix = family.prefix_tokens(config)
+    tokens = axes(batch=0, token=len(prefix) + patches, feature=config.hidden_size)
+    normed = family.norm_is_last and family.last_norm(model) is not None
+    after = "tokens after the encoder and its last LayerNorm"
+    outputs = [
         float_output(
             "last_hidden_state",
             tokens,
-            prefix=cls,
-            image_dependent_prefix=True,
-            meaning="tokens after the encoder and its last LayerNorm",
+            prefix=prefix,
+            image_dependent_prefix=bool(prefix),
+            meaning=after if normed else "tokens after the encoder, before any last LayerNorm",
         ),
         float_output(
             "patch_embeddings",
-            axes(batch=0, token=patches, feature=width),
+            axes(batch=0, token=patches, feature=config.hidden_size),
             meaning="one token per patch in row-major order, before any position embedding",
         ),
-        float_output(
-            "embeddings",
-            tokens,
-            prefix=cls,
-            meaning="CLS token and patch tokens with their positions: what the encoder takes",
-        ),
-    )
-
-
-def _pooled_output(width: int, *, trained: bool) -> pb.Output:
-    meaning = "the CLS token of last_hidden_state through the pooler's dense layer and activation"
-    return float_output("pooler_output", axes(batch=0, feature=width), meaning=meaning, trained=trained)
-
-
-def _compute(model: nn.Module, rows: Tensor) -> Mapping[str, Tensor]:
-    """One pass of the library's own forward; what flows through it on the way is looked at by hooks."""
-    seen: dict[str, Tensor] = {}
-    inner: Any = model.embeddings
-    places = {"patch_embeddings": inner.patch_embeddings, "embeddings": inner}
-    handles = [
-        place.register_forward_hook(lambda _, __, output, name=name: seen.__setitem__(name, output))
-        for name, place in places.items()
+        float_output("embeddings", tokens, prefix=prefix, meaning=_tokens(model, family)),
     ]
-    try:
-        with unmasked(model):
-            found = model(pixel_values=rows, return_dict=True)
-    finally:
-        for handle in handles:
-            handle.remove()
-    outputs = {"last_hidden_state": found.last_hidden_state, **seen}
-    if found.pooler_output is not None:
-        outputs["pooler_output"] = found.pooler_output
+    if (pooled := family.pooler(model)) is not None:
+        shape = axes(batch=0, feature=pooled.width)
+        outputs.append(float_output("pooler_output", shape, meaning=pooled.meaning, trained=trained))
     return outputs
+
+
+def _tokens(model: nn.Module, family: Family) -> str:
+    """The meaning of `embeddings`."""
+    names = {
+        pb.PREFIX_TOKEN_CLS: "CLS token",
+        pb.PREFIX_TOKEN_DISTILLATION: "distillation token",
+        pb.PREFIX_TOKEN_REGISTER: "register tokens",
+    }
+    front = list(dict.fromkeys(names[token] for token in family.prefix_tokens(model.config)))
+    said = f"{', '.join(front)} and patch tokens" if front else "patch tokens"
+    if family.position_table in dict(model.named_parameters()):
+        said += " with their positions"
+    if isinstance(model.get_submodule(family.embeddings), nn.LayerNorm):
+        said += " through the model's first LayerNorm"
+    return f"{said}: what the encoder takes"
+
+
+def _image(config: Any, family: Family, told: pb.Preprocessing | None, options: Options) -> tuple[int, int]:
+    """Height and width of the images that are exported for.
+
+    A model that fits its positions to any image by itself is run at what its own processor gives, whatever
+    size it was trained at; one that does not, at the size in its config.
+
+    Raises:
+        InvalidArgumentError: a size was asked for, and the model has one of its own.
+    """
+    if family.positions is not Positions.BY_ITSELF:
+        options.refuse(f"a {family.model_type} model", ["img_size"])
+        return _pair(config.image_size)
+    if options.img_size is not None:
+        return options.img_size, options.img_size
+    size = None if told is None else specs.input_size(told)
+    return _pair(config.image_size) if size is None else (size.height, size.width)
 
 
 def _pair(value: int | Sequence[int]) -> tuple[int, int]:

@@ -19,6 +19,7 @@ from vitral_export.attention import unmasked
 from vitral_export.loaded import (
     PREFIXES,
     SIZES,
+    Compute,
     Loaded,
     Options,
     axes,
@@ -84,14 +85,15 @@ def describe(module: nn.Module, source: pb.Source, options: Options) -> Loaded:
         InvalidArgumentError: it does not take images of these sizes, or gives something else than tensors.
     """
     options.refuse(source.reference, ["embed_dim"])
-    sizes = {name: _size(module, name, options) for name in ("img_size", "patch_size", "in_channels")}
+    names = ("img_size", "patch_size", "in_channels")
+    sizes = {name: size_of(module, name, options) or SIZES[name] for name in names}
     size, patch, channels = sizes["img_size"], sizes["patch_size"], sizes["in_channels"]
     if size % patch:
         raise InvalidArgumentError(f"img_size {size} is not a multiple of patch_size {patch}")
     if channels * size * size > MOST:
         raise InvalidArgumentError(f"an image of {channels} x {size} x {size} has more than {MOST} values")
-    found = _tried(module, (channels, size, size), options)
-    outputs = _outputs(found, (size // patch) ** 2, options.prefix_tokens)
+    found = tried(module, _compute, (channels, size, size), options)
+    outputs = outputs_of(found, (size // patch) ** 2, options.prefix_tokens)
     known = chosen(outputs, options)
     return Loaded(
         module=module,
@@ -103,7 +105,7 @@ def describe(module: nn.Module, source: pb.Source, options: Options) -> Loaded:
         ),
         source=source,
         preprocessing=contracts.default(size) if channels == 3 else None,
-        embedding=_projection(module, patch, channels),
+        embedding=projection_of(module, patch, channels),
     )
 
 
@@ -121,13 +123,20 @@ def _compute(module: nn.Module, rows: Tensor) -> Mapping[str, Tensor]:
     return {str(name): tensor for name, tensor in given.items() if tensor is not None}
 
 
-def _tried(module: nn.Module, shape: tuple[int, int, int], options: Options) -> Mapping[str, Tensor]:
-    """What a copy of the module gives for two images, in eval mode: the outputs asked for, or all."""
+def tried(
+    module: nn.Module, compute: Compute, shape: tuple[int, int, int], options: Options
+) -> Mapping[str, Tensor]:
+    """What a copy of the module gives for two images, in eval mode: the outputs asked for, or all.
+
+    Raises:
+        InvalidArgumentError: it does not take images of this shape.
+        UnsupportedError: it gives something else than float32 tensors with a batch axis.
+    """
     name = type(module).__name__
     rows = torch.zeros(_TRIED, *shape)
     with torch.inference_mode():
         try:
-            found = _compute(private(module), rows)
+            found = compute(private(module), rows)
         except UnsupportedError:
             raise
         except Exception as error:  # whatever a stranger's forward raises
@@ -157,8 +166,12 @@ def _check(name: str, tensor: object, *, others: str) -> None:
         raise UnsupportedError(f"output name {name!r} is not possible: letters, digits, '_' and '.'")
 
 
-def _outputs(found: Mapping[str, Tensor], patches: int, tokens: Sequence[str]) -> list[pb.Output]:
-    """Tokens where their number is that of patches and prefix; else axes without that meaning."""
+def outputs_of(found: Mapping[str, Tensor], patches: int, tokens: Sequence[str]) -> list[pb.Output]:
+    """Tokens where their number is that of patches and prefix; else axes without that meaning.
+
+    Raises:
+        InvalidArgumentError: a prefix token is unknown, or no output has them.
+    """
     for token in tokens:
         if token not in PREFIXES:
             raise InvalidArgumentError(f"prefix token {token!r} is unknown; known are {', '.join(PREFIXES)}")
@@ -183,7 +196,13 @@ def _output(name: str, tensor: Tensor, patches: int, prefix: Sequence[pb.PrefixT
     return float_output(name, shape, meaning="of the module's own")
 
 
-def _size(module: nn.Module, name: str, options: Options) -> int:
+def size_of(module: nn.Module, name: str, options: Options) -> int | None:
+    """One of `SIZES`, as the options, the module or its first convolution say; None where none does.
+
+    Raises:
+        InvalidArgumentError: it is not positive.
+        UnsupportedError: it is no number, nor two equal ones.
+    """
     given: int | None = getattr(options, name)
     if given is not None:
         if given < 1:
@@ -196,7 +215,7 @@ def _size(module: nn.Module, name: str, options: Options) -> int:
     layer = _first_convolution(module)
     if layer is not None and name == "patch_size" and layer.kernel_size == layer.stride:
         return _side(name, layer.kernel_size)
-    return layer.in_channels if layer is not None and name == "in_channels" else SIZES[name]
+    return layer.in_channels if layer is not None and name == "in_channels" else None
 
 
 def _side(name: str, value: object) -> int:
@@ -211,7 +230,8 @@ def _first_convolution(module: nn.Module) -> nn.Conv2d | None:
     return next((layer for layer in module.modules() if isinstance(layer, nn.Conv2d)), None)
 
 
-def _projection(module: nn.Module, patch: int, channels: int) -> dict[str, Any]:
+def projection_of(module: nn.Module, patch: int, channels: int) -> dict[str, Any]:
+    """Weight and bias of the first convolution, where it embeds patches of this size."""
     layer = _first_convolution(module)
     if layer is None or layer.weight.shape[1:] != (channels, patch, patch) or layer.stride != (patch, patch):
         return {}

@@ -86,6 +86,7 @@ def load(name: str, options: Options) -> Loaded:
         libraries=["transformers"],
     )
     module = ViTModel(sizes).eval()
-    loaded = hugging_face.describe(module, source, options, processor=None, untrained=_POOLER)
+    sized = replace(options, img_size=None)  # it is the module's own now
+    loaded = hugging_face.describe(module, source, sized, processor=None, untrained=_POOLER)
     own = contracts.default(sizes.image_size) if sizes.num_channels == 3 else None
     return replace(loaded, preprocessing=own, undecided="", left_out=())
