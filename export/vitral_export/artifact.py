@@ -19,7 +19,7 @@ from vitral.v1 import model_pb2 as pb
 from vitral_engine.artifact import sha256_file
 from vitral_engine.image import open_rgb
 from vitral_engine.preprocess import Preprocessor
-from vitral_export import cases, figures, fold, onnx_graph, preprocessing, report, verify
+from vitral_export import cases, contract, figures, fold, onnx_graph, preprocessing, report, verify
 from vitral_export.loaded import Loaded
 from vitral_export.verify import Verification
 from vitral_export.wrap import Inference
@@ -85,9 +85,10 @@ def write_proof(folder: Path, spec: pb.ModelSpec, verification: Verification) ->
     _write(folder / verify.GOLDEN_FILE, verification.goldens.encode())
     pixels = None
     if spec.HasField("preprocessing"):
-        text = preprocessing.hugging_face(spec.preprocessing)
-        _write(folder / preprocessing.FILE, text.encode())
-        pixels = _write_photograph(folder, spec)
+        if (text := preprocessing.hugging_face(spec.preprocessing)) is not None:
+            _write(folder / preprocessing.FILE, text.encode())
+        if spec.preprocessing.contract != contract.RAW:
+            pixels = _write_photograph(folder, spec)
     _write(folder / figures.FILE, figures.text(spec, verification.runs).encode())
     _write(folder / report.FILE, report.page(spec, verification.runs, pixels).encode())
     for file, digest in _hashes(folder).items():
@@ -108,9 +109,11 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _write_photograph(folder: Path, spec: pb.ModelSpec) -> NDArray[np.uint8]:
+    """Writes it, with the hash of its pixels after the resize: uint8, or float32 under some contracts."""
     data = cases.photograph_bytes(cases.GOLDEN_PHOTOGRAPH)
     _write(folder / PHOTOGRAPH, data)
-    pixels = Preprocessor(spec.preprocessing).resize(open_rgb(data))
+    preprocessor = Preprocessor(spec.preprocessing)
+    pixels = preprocessor.resize(open_rgb(data))
     photograph = pb.GoldenPhotograph(
         file=PHOTOGRAPH,
         pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
@@ -118,4 +121,4 @@ def _write_photograph(folder: Path, spec: pb.ModelSpec) -> NDArray[np.uint8]:
         credit=cases.GOLDEN_CREDIT,
     )
     spec.proof.photograph.CopyFrom(photograph)
-    return pixels
+    return preprocessor.shown(pixels)

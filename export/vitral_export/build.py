@@ -47,7 +47,7 @@ def export(
         module: any module from images to tensors, trained or not. It is not changed.
         name: folder of the model in the repository.
         repo: the repository; made where it is missing.
-        preprocessing: `auto` for the module's usual one, `none`, a contract, FILE.json, or numbers.
+        preprocessing: `auto` for the module's usual one, `none`, or see `vitral_export.preprocessing.Choice`.
         high_depth: `refuse` 16-bit grey pictures, or `scale` them to 8 bits.
         opset: ONNX operator set, 18 to 23.
         options: which outputs, and what a module of one's own does not say itself: its image and patch size,
@@ -105,5 +105,6 @@ def with_preprocessing(loaded: Loaded, choice: Choice, *, high_depth: HighDepth 
         if isinstance(choice, str) and choice in preprocessing.OF_THE_SOURCE:
             raise InvalidArgumentError(loaded.undecided)
         own = preprocessing.default(size.height)
-    chosen = preprocessing.choose(choice, own=own, size=size, high_depth=high_depth)
+    channels = loaded.architecture.in_channels
+    chosen = preprocessing.choose(choice, own=own, size=size, channels=channels, high_depth=high_depth)
     return replace(loaded, preprocessing=chosen)

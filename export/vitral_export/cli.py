@@ -72,7 +72,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_preprocessing_options(parser: argparse.ArgumentParser) -> None:
-    which = "auto (the source's), none, hf-pil, hf-torchvision, [CONTRACT:]FILE.json (default: %(default)s)"
+    which = (
+        "auto (the source's), none, hf-pil, hf-torchvision, hf-dinov3, timm, google-tf, "
+        "[CONTRACT:]FILE.json, raw-scale:FILE.json (default: %(default)s)"
+    )
     parser.add_argument("--preprocessing", default="auto", metavar="WHICH", help=which)
     deep = "16-bit grey pictures: refused, or divided by 257 (default: %(default)s)"
     parser.add_argument("--high-depth", choices=("refuse", "scale"), default="refuse", help=deep)

@@ -11,6 +11,7 @@ from vitral_engine.device import CUDA
 from vitral_engine.measure import ILL_CONDITIONED, MAX_ABS_FLOOR, REL_L2_FLOOR
 from vitral_export import histogram
 from vitral_export.cases import PHOTOGRAPHS
+from vitral_export.contract import RAW
 from vitral_export.numbers import TOLERANCE, Run
 
 FILE = "verification.json"
@@ -27,7 +28,7 @@ def text(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
             "ill_conditioned": f"torch float32's own relative L2 over {ILL_CONDITIONED}",
         },
         "inputs": {
-            "photographs": list(PHOTOGRAPHS) if spec.HasField("preprocessing") else [],
+            "photographs": list(PHOTOGRAPHS) if _takes_photographs(spec) else [],
             "kinds": sorted({run.kind for run in runs}),
         },
         "structure": structure(spec),
@@ -68,7 +69,11 @@ def not_checked(spec: pb.ModelSpec) -> list[str]:
         said.append(
             "The quality of the embeddings: the proof is about agreement with the module, not about training."
         )
-    if spec.HasField("preprocessing"):
+    if spec.preprocessing.contract == RAW:
+        said.append(
+            "Real pictures: inputs were drawn, in the model's own channels, and went through its scaling."
+        )
+    elif spec.HasField("preprocessing"):
         said.append(
             "Preprocessing against the library that its contract is named after: inputs here went through "
             "the engine's own. That both agree is for the contract's own tests."
@@ -85,6 +90,10 @@ def not_checked(spec: pb.ModelSpec) -> list[str]:
     )
     said.append("Float16 and int8: the artifact holds float32 weights only.")
     return said
+
+
+def _takes_photographs(spec: pb.ModelSpec) -> bool:
+    return spec.HasField("preprocessing") and spec.preprocessing.contract != RAW
 
 
 def _histograms(runs: Sequence[Run]) -> list[dict[str, Any]]:

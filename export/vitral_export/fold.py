@@ -22,7 +22,7 @@ from vitral import spec as specs
 from vitral.errors import InvalidArgumentError, ProofError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
-from vitral_export import onnx_operations
+from vitral_export import contract, onnx_operations
 from vitral_export.loaded import axes
 from vitral_export.operations import INPUT, Operation, Program, Weight, of_one
 
@@ -201,9 +201,12 @@ def fold(model: onnx.ModelProto, input_name: str, preprocessing: pb.Preprocessin
     """The uint8 graph of a float32 graph whose weights are inside.
 
     Raises:
-        UnsupportedError: what first computes with the input is nothing this can fold into.
+        UnsupportedError: the contract's pixels are not uint8, or what first computes with the input is
+            nothing this can fold into.
         ProofError: the graph has a form of which it cannot be told what it computes.
     """
+    if why := contract.no_uint8(preprocessing):
+        raise UnsupportedError(why)
     try:
         program = onnx_operations.read(model)
     except ValueError as error:

@@ -11,7 +11,7 @@ from rich.table import Table
 from vitral import spec as specs
 from vitral import tensors
 from vitral.v1 import model_pb2 as pb
-from vitral_export.contract import described
+from vitral_export.contract import described, no_uint8
 
 if TYPE_CHECKING:  # it imports the runtime, which a table of a spec can do without
     from vitral_engine.replay import ReplayRow
@@ -95,7 +95,7 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
     preprocessing = "none, prepared rows only"
     if spec.HasField("preprocessing"):
         preprocessing = described(told)
-    note = spec.source.weights_note
+    note, why = spec.source.weights_note, no_uint8(told)
     return [
         ("weights", note.upper() if specs.is_random(spec) else note),
         ("source", f"{spec.source.kind}, {spec.source.reference}"),
@@ -104,6 +104,7 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
         ("grid", f"{item.grid.height} x {item.grid.width}"),
         ("width", f"{item.embed_dim}"),
         *(("graph", f"{graph.file}: {_tensor(graph.input)}") for graph in spec.graphs),
+        *([("no uint8 graph", why)] if why else []),
         *(("output", _output(output)) for output in spec.outputs),
         ("default", ", ".join(spec.default_outputs)),
         ("preprocessing", preprocessing),

@@ -26,16 +26,16 @@ from vitral_engine.arrangement import Arrangement, arrange
 from vitral_engine.artifact import Artifact, open_artifact
 from vitral_engine.device import Placement, place
 from vitral_engine.half import cast
-from vitral_engine.intake import Intake
 from vitral_engine.preprocess import Preprocessor
+from vitral_engine.raw_intake import intake_of
 from vitral_engine.replay import ReplayRow, demand, replay_session
 from vitral_engine.session import GraphSession, SessionOptions
 from vitral_engine.staging import DEFAULT, Staging
 
 log = logging.getLogger(__name__)
 
-Image = str | os.PathLike[str] | bytes | NDArray[np.uint8]
-"""A path, the bytes of an image file, or uint8 pixels (H, W, 3)."""
+Image = str | os.PathLike[str] | bytes | NDArray[Any]
+"""A path, the bytes of an image file, or uint8 pixels (H, W, 3); values (H, W, C) for contract raw-scale."""
 
 _BATCH = 8
 """Rows of one run in process: larger ones fall out of the CPU's cache."""
@@ -85,7 +85,7 @@ class Model:
         self.artifact = artifact
         self.placement = placement
         self.decode = decode
-        self.intake = Intake(spec, max_pixels=max_pixels, decode=decode)
+        self.intake = intake_of(spec, max_pixels=max_pixels, decode=decode)
         options = {
             graph.file: cores.options(first=position == 0, staging=staging)
             for position, graph in enumerate(spec.graphs)
@@ -124,7 +124,7 @@ class Model:
         """Embeds images in process.
 
         Args:
-            images: paths, file bytes or uint8 (H, W, 3) arrays.
+            images: paths, file bytes or arrays, see `Image`.
             outputs: output names; None for the model's defaults.
             dtype: "float32" or "float16".
 
