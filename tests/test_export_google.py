@@ -70,7 +70,7 @@ def test_sizes_and_outputs_are_read_from_the_arrays(tmp_path: Path, name: str) -
     assert loaded.left_out == (("pooler_output",) if layout.cls and not layout.pre_logits else ())
     assert list(loaded.outputs[0].prefix_tokens) == [pb.PREFIX_TOKEN_CLS] * layout.cls
     assert loaded.preprocessing is not None
-    assert list(loaded.preprocessing.mean) == list(loaded.preprocessing.std) == [0.5] * 3
+    assert loaded.preprocessing.contract == "google-tf"
 
 
 @pytest.mark.parametrize(
@@ -123,7 +123,6 @@ def test_a_checkpoint_is_exported_and_proven(exported: tuple[str, Path]) -> None
     assert spec.proof.status == pb.PROOF_STATUS_PROVEN
     assert spec.source.weights_note.endswith(", the checkpoint's own LayerNorm eps 1e-06 and tanh GELU")
     assert [item.name for item in spec.outputs] == TOKENS
-    assert otherwise(model, load(source, Options(jax_exact=True))) == []
     assert "epsilon" in otherwise(model, load(source, Options()))[0]
 
 
@@ -137,7 +136,7 @@ def test_a_checkpoint_without_a_cls_token_is_exported_with_its_head(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     line = ["build", saved(tmp_path, "siglip"), "--name", "m", "--repo", str(tmp_path / "models")]
-    assert main(line) == 0
+    assert main([*line, "--preprocessing", "none"]) == 0
     assert "left out" not in capsys.readouterr().out
     spec = open_artifact(tmp_path / "models" / "m").spec
     assert {item.name: item.trained for item in spec.outputs} == dict.fromkeys(
@@ -153,7 +152,6 @@ def _flipped(layer: nn.Conv2d) -> dict[str, torch.Tensor]:
 FAULTS: dict[str, tuple[str, Any]] = {
     "patch turned": ("_stem", _flipped),
     "epsilon": ("_EXACT", {"layer_norm_eps": 1e-5, "hidden_act": "gelu_pytorch_tanh"}),
-    "GELU by erf": ("_EXACT", {"layer_norm_eps": 1e-6, "hidden_act": "gelu"}),
 }
 
 

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
+from vitral_export import contract as contracts
 from vitral_export import flax_checkpoint, flax_layout
-from vitral_export import preprocessing as contracts
 from vitral_export.families import hugging_face
 from vitral_export.flax_checkpoint import PROJECTION, Archive
 from vitral_export.flax_layout import BLOCK, MAP_HEAD, Sizes
@@ -53,8 +53,8 @@ def load(name: str, options: Options) -> Loaded:
     source.weights_sha256 = archive.sha256()
     untrained = _POOLER if sizes.cls and sizes.pooled is None else frozenset[str]()
     loaded = hugging_face.describe(model, source, options, processor=None, untrained=untrained)
-    # Google resizes bilinearly and maps 0 .. 255 to -1 .. 1: those are the numbers of hf-pil's default.
-    own = contracts.default(sizes.grid * sizes.patch) if sizes.channels == 3 else None
+    side = sizes.grid * sizes.patch
+    own = contracts.google_tf(side, side) if sizes.channels == 3 else None
     return replace(loaded, preprocessing=own, undecided="")
 
 

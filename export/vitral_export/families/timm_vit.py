@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
-from vitral_export.families import timm_preprocessing, timm_weights
+from vitral_export import timm_config
+from vitral_export.families import timm_weights
 from vitral_export.loaded import (
     Loaded,
     Options,
@@ -79,7 +80,7 @@ def describe(model: Any, source: pb.Source, options: Options) -> Loaded:
     image, patch = tuple(stem.img_size), tuple(stem.patch_size)
     channels, width = stem.proj.in_channels, model.embed_dim
     outputs = _outputs(model, stem.num_patches)
-    told, undecided = (None, "") if channels != 3 else timm_preprocessing.read(model, source.reference)
+    told, undecided = (None, "") if channels != 3 else _preprocessing(model, source.reference)
     return Loaded(
         module=model,
         compute=_compute,
@@ -167,6 +168,16 @@ def _compute(model: nn.Module, rows: Tensor) -> Mapping[str, Tensor]:
     if _pools(inner):
         outputs["pooler_output"] = inner.forward_head(tokens, pre_logits=True)
     return outputs
+
+
+def _preprocessing(model: Any, where: str) -> tuple[pb.Preprocessing | None, str]:
+    """What timm's evaluation does to pictures of the model's own size, or why that cannot be honoured."""
+    try:
+        size = {"input_size": (3, *model.patch_embed.img_size)}
+        return timm_config.from_timm({**model.pretrained_cfg, **size}), ""
+    except InvalidArgumentError as error:
+        ways = "--preprocessing FILE.json says what its pictures go through, none that there are none"
+        return None, f"{where}: {error}: {ways}"
 
 
 def _embedding(model: Any) -> dict[str, Array]:
