@@ -56,7 +56,6 @@ def test_an_export_is_proven(tmp_path: Path, name: str) -> None:
     digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
     assert spec.source.weights_sha256 == digest
     assert spec.source.libraries["timm"] == timm.__version__
-    assert main(["verify", str(repo / "m"), "--source", source]) == 0
 
 
 @pytest.mark.parametrize("name", ["vit_small_patch14_reg4_dinov2", "vit_base_patch16_clip_224", "test_vit3"])

@@ -53,7 +53,7 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "vit_giant_patch14_dinov2": Architecture((CLS,), False, 14, {"mlp_ratio": 2.0}),
         "vit_base_patch16_clip_224": Architecture((CLS,), False, 16),
         "vit_base_patch16_siglip_224": Architecture((), True, 16),
-        "vit_base_patch16_siglip_gap_224": Architecture((), True, 16),
+        "vit_base_patch16_siglip_gap_224": Architecture((), False, 16),
         "test_vit2": Architecture((REGISTER,), True, 16),
         "test_vit3": Architecture((REGISTER,), True, 16, {"num_heads": 4}),
     }
