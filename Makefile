@@ -26,6 +26,8 @@ TORCHVISION_VENV := .venv-torchvision
 TORCHVISION_READY := $(TORCHVISION_VENV)/.ready
 TENSORFLOW_VENV := .venv-tensorflow
 TENSORFLOW_READY := $(TENSORFLOW_VENV)/.ready
+TIMM_VENV := .venv-timm
+TIMM_READY := $(TIMM_VENV)/.ready-$(RUNTIME)
 PEERS_VENV := .venv-peers
 PEERS_READY := $(PEERS_VENV)/.ready
 PEERS_PINS := benchmarks/serving/peers/constraints.txt
@@ -48,9 +50,9 @@ define need_python
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo export serve test test-gpu test-kill test-slow-paths test-triton test-perf-analyzer \
-	test-node test-matrix test-pretrained lint proto proto-check golden-torchvision golden-timm golden-tensorflow \
-	golden-pillow bench bench-full bench-extract bench-extract-many bench-gpu bench-peers clean
+.PHONY: help setup demo export serve test test-gpu test-kill test-slow-paths test-timm test-triton \
+	test-perf-analyzer test-node test-matrix test-pretrained lint proto proto-check golden-torchvision golden-timm \
+	golden-tensorflow golden-pillow bench bench-full bench-extract bench-extract-many bench-gpu bench-peers clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is"
@@ -106,6 +108,19 @@ test-gpu: $(READY) ## Run the tests that need a GPU, or say what is missing (RUN
 	@$(BIN)/python tools/need_gpu.py
 	@$(BIN)/python -m pytest tests/test_gpu_cuda.py tests/test_gpu_tensorrt.py tests/test_engine_cuda.py \
 		tests/test_engine_stage.py tests/test_engine_open.py $(ARGS)
+
+test-timm: $(TIMM_READY) ## Run the tests that need timm, in an environment of its own (several GB of libraries)
+	@$(TIMM_VENV)/bin/python -m pytest $(wildcard tests/test_timm_*.py) $(ARGS)
+
+$(TIMM_READY): pyproject.toml constraints.txt constraints-timm.txt
+	$(need_python)
+	@echo "setting up $(TIMM_VENV) (runtime: $(RUNTIME))"
+	@rm -rf $(TIMM_VENV)
+	@"$(PYTHON)" -m venv $(TIMM_VENV)
+	@grep -v '^torch==' constraints.txt | cat - constraints-timm.txt > $(TIMM_VENV)/constraints.txt
+	@$(TIMM_VENV)/bin/python -m pip install -qq --constraint $(TIMM_VENV)/constraints.txt \
+		--editable '.[timm,server,tracing,cli,extract,view,$(RUNTIME),dev]'
+	@touch $@
 
 test-triton: $(READY) $(PEERS_READY) ## Ask Triton and vitral the same, over one repository, and compare the answers
 	@VITRAL_TRITON=1 $(BIN)/python -m pytest tests/test_kserve_triton.py tests/test_kserve_triton_config.py $(ARGS)
@@ -228,5 +243,6 @@ $(PEERS_READY): $(PEERS_PINS)
 	@touch $@
 
 clean: ## Remove environments, builds and caches (models/ stays)
-	rm -rf $(VENV) $(PROTO_VENV) $(TORCHVISION_VENV) $(TENSORFLOW_VENV) $(PEERS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PROTO_VENV) $(TORCHVISION_VENV) $(TENSORFLOW_VENV) $(TIMM_VENV) $(PEERS_VENV) build dist
+	rm -rf *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -172,7 +172,7 @@ def test_help_lists_every_target() -> None:
 
 def test_every_pin_is_exact() -> None:
     peers = "benchmarks/serving/peers/constraints.txt"
-    roles = ("", "-proto", "-tensorflow", "-torchvision")
+    roles = ("", "-proto", "-tensorflow", "-timm", "-torchvision")
     for name in (*(f"constraints{role}.txt" for role in roles), peers):
         lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
         pins = [line for line in lines if not line.startswith("#")]

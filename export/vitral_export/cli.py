@@ -110,6 +110,11 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     weights = "weights from FILE.safetensors, or from hf:NAME_OR_FOLDER"
     group.add_argument("--weights", metavar="FILE", help=weights)
     group.add_argument("--revision", metavar="R", help="revision of a Hugging Face checkpoint")
+    exact = (
+        "an npz: checkpoint as it was trained, with LayerNorm eps 1e-6 and tanh GELU "
+        "(default: as transformers has it, 1e-12 and erf)"
+    )
+    group.add_argument("--jax-exact", action="store_true", help=exact)
     outputs = "outputs to export, the default one first (default: all that are trained)"
     group.add_argument("--outputs", type=_names, default=(), metavar="A,B", help=outputs)
     untrained = "export these outputs though their weights are not trained, marked so"
