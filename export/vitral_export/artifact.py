@@ -19,8 +19,10 @@ from vitral.v1 import model_pb2 as pb
 from vitral_engine.artifact import sha256_file
 from vitral_engine.image import open_rgb
 from vitral_engine.preprocess import Preprocessor
-from vitral_export import cases, figures, fold, onnx_graph, preprocessing, report, verify
+from vitral_export import cases, figures, fold, fused, onnx_graph, preprocessing, report, verify
 from vitral_export.loaded import Loaded
+from vitral_export.precision.graphs import converted
+from vitral_export.precision.kinds import FLOAT32
 from vitral_export.verify import Verification
 from vitral_export.wrap import Inference
 
@@ -30,14 +32,24 @@ PHOTOGRAPH = "photograph.jpg"
 """File of the golden photograph."""
 
 
-def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str, opset: int) -> pb.ModelSpec:
+def write_graphs(
+    folder: Path,
+    wrapped: Inference,
+    loaded: Loaded,
+    *,
+    name: str,
+    opset: int,
+    precision: str = FLOAT32,
+) -> pb.ModelSpec:
     """Writes graphs, weights and embedding tensors: everything that makes the identity.
 
     Returns:
         The spec with its fingerprint, not yet proven.
 
     Raises:
-        ProofError: torch cannot export the module, or onnx's checker refuses a graph.
+        ProofError: torch cannot export the module, onnx's checker refuses a graph, or a weight is beyond
+            the precision.
+        UnsupportedError: there is nothing to quantise.
         OSError: the folder cannot be written to.
     """
     outputs = [item.name for item in loaded.outputs]
@@ -49,7 +61,10 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
         pixels = fold.pixels_input(loaded.preprocessing)
         # First: of graphs that give the same outputs the engine takes the first, and this one is cheaper.
         listed.insert(0, pb.Graph(file=fold.UINT8_FILE, input=pixels, outputs=outputs))
+    graphs = converted(graphs, precision)
     onnx_graph.save(folder, graphs)
+    for told in listed:
+        told.fused.update(fused.counted(folder / told.file, graphs[told.file]))
     if loaded.embedding:
         tensors = {key: np.ascontiguousarray(array) for key, array in sorted(loaded.embedding.items())}
         _write(folder / specs.EMBEDDING, save(tensors))
@@ -58,7 +73,7 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
         name=name,
         source=loaded.source,
         architecture=loaded.architecture,
-        precision="float32",
+        precision=precision,
         opset=opset,
         graphs=listed,
         preprocessing=loaded.preprocessing,

@@ -12,6 +12,8 @@ from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
 from vitral_export import artifact, onnx_graph, preprocessing, repository, sources, verify
 from vitral_export.loaded import Loaded, Options
+from vitral_export.precision import kinds as precisions
+from vitral_export.precision.kinds import FLOAT32
 from vitral_export.preprocessing import Choice, HighDepth
 from vitral_export.wrap import Inference
 
@@ -39,6 +41,7 @@ def export(
     preprocessing: Choice = "auto",
     high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
+    precision: str = FLOAT32,
     options: Options | None = None,
 ) -> Exported:
     """Exports a module with the weights it has, proves it, and installs it as the next version of NAME.
@@ -49,7 +52,8 @@ def export(
         repo: the repository; made where it is missing.
         preprocessing: `auto` for the module's usual one, `none`, a contract, FILE.json, or numbers.
         high_depth: `refuse` 16-bit grey pictures, or `scale` them to 8 bits.
-        opset: ONNX operator set, 18 to 23.
+        opset: ONNX operator set, 18 to 23; from 23 on attention is one operator.
+        precision: float32, float16, float16-storage or int8; see `vitral_export.precision.kinds`.
         options: which outputs, and what a module of one's own does not say itself: its image and patch size,
             its channels, the tokens in front of the patches.
 
@@ -65,6 +69,7 @@ def export(
         preprocessing=preprocessing,
         high_depth=high_depth,
         opset=opset,
+        precision=precision,
     )
 
 
@@ -76,15 +81,19 @@ def build(
     preprocessing: Choice = "auto",
     high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
+    precision: str = FLOAT32,
 ) -> Exported:
     """Exports a loaded source; see `export`."""
     onnx_graph.check_opset(opset)
+    precisions.check(precision)
     repository.check_name(name)
     folder = repository.check_repo(repo)
     chosen = with_preprocessing(loaded, preprocessing, high_depth=high_depth)
     wrapped = Inference(chosen)
     with repository.staging(folder, name) as stage:
-        spec = artifact.write_graphs(stage.folder, wrapped, chosen, name=name, opset=opset)
+        spec = artifact.write_graphs(
+            stage.folder, wrapped, chosen, name=name, opset=opset, precision=precision
+        )
         same = stage.installed(spec.fingerprint)
         if same is not None:
             return Exported(same.folder, same.spec, changed=False)

@@ -106,6 +106,7 @@ class Builder:
                 for step in steps
             ),
             tuple(_renamed(item, new) for item in outputs),
+            self._input_shape,
         )
 
     def _place(self, step: Operation) -> int:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from vitral import __version__
 from vitral.errors import VitralError
+from vitral_export.precision.kinds import FLOAT32, PRECISIONS
 
 FAILURE, INTERRUPTED = 1, 130
 """Exit codes; usage errors are 2, as argparse has it."""
@@ -48,6 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--name", required=True, help="name of the model in the repository")
     build.add_argument("--repo", default="models", help="model repository (default: %(default)s)")
     build.add_argument("--opset", type=int, default=20, help="ONNX operator set, 18 to 23 (default: 20)")
+    precision = "what weights and arithmetic keep of float32, each proven for itself (default: %(default)s)"
+    build.add_argument("--precision", choices=tuple(PRECISIONS), default=FLOAT32, help=precision)
     _add_preprocessing_options(build)
     _add_source_options(build)
 

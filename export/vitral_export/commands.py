@@ -36,6 +36,7 @@ def _build(arguments: argparse.Namespace) -> None:
         preprocessing=arguments.preprocessing,
         high_depth=arguments.high_depth,
         opset=arguments.opset,
+        precision=arguments.precision,
     )
     out = tables.console()
     for name in loaded.left_out:

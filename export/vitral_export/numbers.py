@@ -92,7 +92,7 @@ def check(
                     session = GraphSession(
                         folder / graph.file, graph, spec, placement=placement, options=options
                     )
-                    yield from _session_runs(session, options, reference)
+                    yield from _session_runs(session, options, reference.on(placement.provider))
                 except Exception as error:  # onnxruntime raises classes of its own for every fault
                     said = " ".join(str(error).split())[:300]
                     where = f"{placement.provider}, level {level}, {threads} threads"

@@ -24,6 +24,9 @@ OPSETS = range(18, 24)
 DEFAULT_OPSET = 20
 """Operator set unless another is asked for."""
 
+ATTENTION_OPSET = 23
+"""First operator set with attention as one operator."""
+
 FLOAT_FILE = "model.onnx"
 """The float32 graph, which every artifact has."""
 
@@ -50,7 +53,7 @@ def export(wrapped: Inference, loaded: Loaded, *, opset: int) -> onnx.ModelProto
         ProofError: torch could not export the module.
     """
     shape = [axis.size or TRACED_BATCH for axis in loaded.input.axes]
-    traced = trace(wrapped, shape)
+    traced = trace(wrapped, shape, attention=opset >= ATTENTION_OPSET)
     try:
         with quiet_exporter():
             program = torch.onnx.export(

@@ -23,6 +23,7 @@ from vitral_export.builder import Builder
 from vitral_export.fold import CENTRE, plan
 from vitral_export.onnx_graph import TRACED_BATCH
 from vitral_export.operations import INPUT, Operand, Program, Weight, differences
+from vitral_export.precision import programs
 from vitral_export.wrap import Inference
 
 
@@ -62,13 +63,18 @@ def read(wrapped: Inference, spec: pb.ModelSpec) -> Program:
     Raises:
         ProofError: the module has an operator that cannot be compared.
     """
-    shape = [axis.size or TRACED_BATCH for axis in specs.float_graph(spec).input.axes]
-    return torch_operations.read(wrapped, shape)
+    return torch_operations.read(wrapped, traced_shape(spec))
+
+
+def traced_shape(spec: pb.ModelSpec) -> list[int]:
+    """Extents of the float32 input as the module is traced."""
+    return [axis.size or TRACED_BATCH for axis in specs.float_graph(spec).input.axes]
 
 
 def expected(own: Program, graph: pb.Graph, spec: pb.ModelSpec) -> Program:
     """The steps that a graph has to have, from the module's own."""
-    return folded(own, spec.preprocessing) if graph.input.folded else own
+    steps = folded(own, spec.preprocessing) if graph.input.folded else own
+    return programs.expected(steps, spec.precision, uint8=graph.input.folded)
 
 
 def folded(own: Program, preprocessing: pb.Preprocessing) -> Program:

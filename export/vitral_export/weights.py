@@ -11,13 +11,14 @@ from onnx import TensorProto, external_data_helper, numpy_helper
 
 from vitral.spec import WEIGHTS
 
+_WEIGHTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8)
 _PAGE = 4096  # onnxruntime maps a tensor from the file only where it starts on a page
 
 
 def write(folder: Path, models: Sequence[onnx.ModelProto]) -> None:
     """Writes weights.bin and points the models' initialisers at it.
 
-    Tensors of equal name are one tensor. Scalars and integer tensors stay in the graph: they are shapes and
+    Tensors of equal name are one tensor. Scalars and int64 tensors stay in the graph: they are shapes and
     constants, which a reader of the graph and shape inference want to see.
     """
     placed: dict[str, tuple[int, bytes]] = {}
@@ -41,7 +42,7 @@ def write(folder: Path, models: Sequence[onnx.ModelProto]) -> None:
 
 
 def _is_weight(item: TensorProto) -> bool:
-    return item.data_type == TensorProto.FLOAT and len(item.dims) > 0
+    return item.data_type in _WEIGHTS and len(item.dims) > 0
 
 
 def _point(item: TensorProto, *, offset: int, length: int) -> None:
