@@ -74,5 +74,5 @@ def counted(file: Path, model: onnx.ModelProto) -> dict[str, int]:
         nodes = onnx.load(optimised, load_external_data=False).graph.node
     found = Counter(node.op_type for node in nodes if node.domain == _DOMAIN and node.op_type in FUSED)
     if not found and any(node.op_type in ("Attention", "Softmax") for node in model.graph.node):
-        log.warning("%s: onnxruntime fuses no operators of its encoder: it may run slowly", file.name)
+        log.warning("%s: onnxruntime fuses no operators of the encoder, which may be slow", file.name)
     return dict(sorted(found.items()))

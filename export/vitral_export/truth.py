@@ -23,6 +23,7 @@ from vitral_engine.preprocess import Preprocessor
 from vitral_export import structure
 from vitral_export.cases import Cases
 from vitral_export.fold import CENTRE, SUFFIX, plan
+from vitral_export.operations import Weight
 from vitral_export.precision import forms
 from vitral_export.precision.kinds import CEILING, FLOAT16, FLOAT32, INT8
 from vitral_export.precision.rounding import PIXEL_SCALE
@@ -41,6 +42,9 @@ Truth: TypeAlias = dict[str, NDArray[np.float64]]
 
 Found: TypeAlias = dict[tuple[str, str], Errors]
 """Errors by output and kind of input."""
+
+Pair: TypeAlias = tuple[Weight, ...]
+"""Weight and bias with normalisation folded into them; nothing where it is not."""
 
 
 @dataclass(frozen=True)
@@ -82,18 +86,21 @@ def reference(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Ca
         wide, rows = copy.deepcopy(wrapped).double(), _wide(cases.rows, graph, spec)
         truth = _run(wide, rows, graph)
         _demand_same(_run(wide, rows[:1], graph), truth)
+        pair = plan(structure.read(wrapped, spec)).pair(spec.preprocessing) if graph.input.folded else ()
         if spec.precision != FLOAT32:
-            return _below_float32(wrapped, graph, spec, cases, truth)
-        return Reference(cases, truth, _float32(wrapped, graph, spec, cases, truth))
+            return _below_float32(wrapped, graph, spec, cases, truth, pair)
+        return Reference(cases, truth, _float32(wrapped, graph, spec, cases, truth, pair))
 
 
-def _float32(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Cases, truth: Truth) -> Found:
+def _float32(
+    wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Cases, truth: Truth, pair: Pair
+) -> Found:
     """Errors of torch float32 in the form of the graph, which is itself held against the module's own."""
     if not graph.input.folded:
         return _errors(_run(wrapped, cases.rows, graph), truth, cases)
     plain = _run(wrapped, Preprocessor(spec.preprocessing).normalise(cases.rows), graph)
     centred = _nchw(cases.rows).astype(np.float32) - CENTRE
-    form = _folded(wrapped, spec)
+    form = _folded(wrapped, pair)
     folded = _run(form, centred, graph)
     exact = _run(form.double(), centred.astype(np.float64), graph)  # in place: folded is done with
     unfolded = _errors(plain, truth, cases)
@@ -104,15 +111,15 @@ def _float32(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Cas
 
 
 def _below_float32(
-    wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Cases, truth: Truth
+    wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Cases, truth: Truth, pair: Pair
 ) -> Reference:
     """Errors of the same loss in torch, in the form of the graph."""
     shape, rows = structure.traced_shape(spec), cases.rows
     module: nn.Module = wrapped
     if graph.input.folded:
-        _float32(wrapped, graph, spec, cases, truth)  # a wrong folding must not hide in a wider budget
+        _float32(wrapped, graph, spec, cases, truth, pair)  # a wrong folding must not hide in a wider budget
         scale = 1.0 if spec.precision == INT8 else PIXEL_SCALE
-        module = _folded(wrapped, spec, scale=scale)
+        module = _folded(wrapped, pair, scale=scale)
         rows = (_nchw(rows).astype(np.float32) - CENTRE) / np.float32(scale)
     elif spec.precision == FLOAT16:
         forms.demand_in_range(module, torch.from_numpy(rows), shape)
@@ -190,13 +197,12 @@ def _nchw(pixels: Array) -> Array:
     return pixels.transpose(0, 3, 1, 2)  # B H W C -> B C H W
 
 
-def _folded(wrapped: Inference, spec: pb.ModelSpec, *, scale: float = 1.0) -> nn.Module:
+def _folded(wrapped: Inference, pair: Pair, *, scale: float = 1.0) -> nn.Module:
     """The float32 module with normalisation folded into its first weights: the graph's form, in torch.
 
     It takes centred pixels, divided by `scale`.
     """
     module = copy.deepcopy(wrapped)
-    pair = plan(structure.read(wrapped, spec)).pair(spec.preprocessing)
     for item, factor in zip(pair, (scale, 1.0), strict=True):
         owner, _, leaf = item.name.removesuffix(SUFFIX).rpartition(".")
         parameter = nn.Parameter(torch.from_numpy(item.array * np.float32(factor)), requires_grad=False)

@@ -43,6 +43,7 @@ class ReplayRow:
     max_abs: float
     rel_l2_budget: float
     max_abs_budget: float
+    cosine_gap: float = 0.0
 
     @property
     def ok(self) -> bool:
@@ -107,7 +108,8 @@ def replay_session(
                 options.threads if alone else options.crowd,
                 batch,
             )
-            rows.append(ReplayRow(*setting, found.rel_l2, found.max_abs, allowed.rel_l2, allowed.max_abs))
+            measured = (found.rel_l2, found.max_abs, allowed.rel_l2, allowed.max_abs, found.cosine_gap)
+            rows.append(ReplayRow(*setting, *measured))
     return rows
 
 

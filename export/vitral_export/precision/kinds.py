@@ -29,6 +29,40 @@ OWN: Mapping[str, str] = MappingProxyType(
 )
 """What a precision's error is measured by: the same loss in PyTorch, where three times it is the budget."""
 
+RULES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        FLOAT32: (),
+        FLOAT16: (
+            "these steps in float16: each of the weights rounded once, bit for bit, casts where they have "
+            "to stand.",
+        ),
+        STORAGE: ("each matrix among these weights is rounded once to float16, bit for bit.",),
+        INT8: (
+            "each product behind the patch embedding is in int8: levels and scales of its matrix recomputed, "
+            "bit for bit.",
+        ),
+    }
+)
+"""What the structural net compares beyond float32, in plain sentences."""
+
+RESERVATIONS: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        FLOAT32: ("Float16 and int8: the artifact holds float32 weights only.",),
+        FLOAT16: (
+            "Float16 on other providers than {providers}: each computes it in its own way, and a CPU in "
+            "float32 between casts. The engine replays the goldens where it runs, within the same budget.",
+        ),
+        STORAGE: (),
+        INT8: (
+            "Every batch that a picture may be in: what a product takes is quantised by the range of its "
+            "whole batch, so that an embedding depends on the pictures beside it, within the budget.",
+            "Processors without instructions for int8, where sums may saturate: the engine replays the "
+            "goldens where it runs.",
+        ),
+    }
+)
+"""What the proof says nothing about, in plain sentences; `{providers}` are those it ran on."""
+
 CEILING = 0.25
 """Relative L2 error over which a precision below float32 is refused, whatever PyTorch's own is."""
 
