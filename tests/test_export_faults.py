@@ -151,8 +151,8 @@ def test_an_export_with_a_fault_installs_nothing(
 ) -> None:
     sound = artifact.write_graphs
 
-    def planted(folder: Path, wrapped: Inference, loaded: object, *, name: str, opset: int) -> pb.ModelSpec:
-        spec = sound(folder, wrapped, loaded, name=name, opset=opset)  # type: ignore[arg-type]
+    def planted(folder: Path, wrapped: Inference, loaded: object, **options: Any) -> pb.ModelSpec:
+        spec = sound(folder, wrapped, loaded, **options)  # type: ignore[arg-type]
         FAULTS[fault].plant(folder)
         return spec
 

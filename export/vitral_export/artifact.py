@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,9 +22,23 @@ from vitral.v1 import model_pb2 as pb
 from vitral_engine.artifact import sha256_file
 from vitral_engine.image import open_rgb
 from vitral_engine.preprocess import Preprocessor
-from vitral_export import cases, contract, figures, fold, onnx_graph, preprocessing, report, subgraphs, verify
+from vitral_export import (
+    cases,
+    contract,
+    figures,
+    fold,
+    fused,
+    onnx_graph,
+    preprocessing,
+    report,
+    subgraphs,
+    verify,
+    weights,
+)
 from vitral_export.dynamic_size import is_dynamic, sizes
 from vitral_export.loaded import Loaded
+from vitral_export.precision.graphs import converted
+from vitral_export.precision.kinds import FLOAT32
 from vitral_export.progress import stage
 from vitral_export.verify import Verification
 from vitral_export.wrap import Inference
@@ -35,14 +49,24 @@ PHOTOGRAPH = "photograph.jpg"
 """File of the golden photograph."""
 
 
-def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str, opset: int) -> pb.ModelSpec:
+def write_graphs(
+    folder: Path,
+    wrapped: Inference,
+    loaded: Loaded,
+    *,
+    name: str,
+    opset: int,
+    precision: str = FLOAT32,
+) -> pb.ModelSpec:
     """Writes graphs, weights and embedding tensors: everything that makes the identity.
 
     Returns:
         The spec with its fingerprint, not yet proven.
 
     Raises:
-        ProofError: torch cannot export the module, or onnx's checker refuses a graph.
+        ProofError: torch cannot export the module, onnx's checker refuses a graph, or a weight is beyond
+            the precision.
+        UnsupportedError: there is nothing to quantise.
         OSError: the folder cannot be written to.
     """
     with tempfile.TemporaryDirectory(dir=folder) as name_of_scratch:
@@ -50,8 +74,12 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
         with stage("trace and export"):
             whole = onnx_graph.export(wrapped, loaded, opset=opset, scratch=scratch)
         with stage("files of graphs and weights"):
-            graphs = _parts(_forms(whole, loaded, scratch), loaded)
+            forms = _forms(whole, loaded, scratch)
+            parts = subgraphs.parts(whole, _native_shape(loaded))
+            graphs = _parts(_converted(forms, precision, scratch), parts)
             onnx_graph.save(folder, {item.told.file: item.model for item in graphs}, scratch=scratch)
+    for item in graphs:
+        item.told.fused.update(fused.counted(folder / item.told.file, item.model))
     if loaded.embedding:
         tensors = {key: np.ascontiguousarray(array) for key, array in sorted(loaded.embedding.items())}
         _write(folder / specs.EMBEDDING, save(tensors))
@@ -60,7 +88,7 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
         name=name,
         source=loaded.source,
         architecture=loaded.architecture,
-        precision="float32",
+        precision=precision,
         opset=opset,
         graphs=[item.told for item in graphs],
         preprocessing=loaded.preprocessing,
@@ -97,12 +125,26 @@ def _forms(model: onnx.ModelProto, loaded: Loaded, scratch: Path) -> list[_Graph
     return [_Graph(pb.Graph(file=fold.UINT8_FILE, input=pixels, outputs=outputs), folded), *forms]
 
 
-def _parts(forms: Sequence[_Graph], loaded: Loaded) -> list[_Graph]:
-    """Every form of every part and of the whole; of those that give an output the cheapest stands first."""
+def _converted(forms: Sequence[_Graph], precision: str, scratch: Path) -> list[_Graph]:
+    """The whole graph in its forms, in this precision."""
+    if precision == FLOAT32:
+        return list(forms)
+    for form in forms:
+        for item in form.model.graph.initializer:
+            weights.bring_in(item, scratch)
+    made = converted({form.told.file: form.model for form in forms}, precision)
+    return [_Graph(form.told, made[form.told.file]) for form in forms]
+
+
+def _native_shape(loaded: Loaded) -> list[int]:
     native = {"height": loaded.architecture.image_size.height, "width": loaded.architecture.image_size.width}
-    shape = [axis.size or native.get(axis.name, 1) for axis in loaded.input.axes]
+    return [axis.size or native.get(axis.name, 1) for axis in loaded.input.axes]
+
+
+def _parts(forms: Sequence[_Graph], parts: Mapping[str, Sequence[str]]) -> list[_Graph]:
+    """Every form of every part and of the whole; of those that give an output the cheapest stands first."""
     found: list[_Graph] = []
-    for output, outputs in subgraphs.parts(forms[-1].model, shape).items():
+    for output, outputs in parts.items():
         for form in forms:
             taken = [item.told.file for item in (*found, *forms)]
             file = subgraphs.file_of(form.told.file, output, taken=taken)

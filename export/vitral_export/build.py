@@ -14,6 +14,8 @@ from vitral_engine.raw_scale import CONTRACT as RAW_SCALE
 from vitral_export import artifact, onnx_graph, preprocessing, repository, sources, verify
 from vitral_export.dynamic_size import widened
 from vitral_export.loaded import Loaded, Options
+from vitral_export.precision import kinds as precisions
+from vitral_export.precision.kinds import FLOAT32
 from vitral_export.preprocessing import Choice, HighDepth
 from vitral_export.progress import Report, told
 from vitral_export.wrap import Inference
@@ -43,6 +45,7 @@ def export(
     high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
     dynamic_size: bool = False,
+    precision: str = FLOAT32,
     options: Options | None = None,
     progress: Report | None = None,
 ) -> Exported:
@@ -54,7 +57,8 @@ def export(
         repo: the repository; made where it is missing.
         preprocessing: `auto` for the module's usual one, `none`, or see `vitral_export.preprocessing.Choice`.
         high_depth: `refuse` 16-bit grey pictures, or `scale` them to 8 bits.
-        opset: ONNX operator set, 18 to 23.
+        opset: ONNX operator set, 18 to 23; from 23 on attention is one operator.
+        precision: float32, float16, float16-storage or int8; see `vitral_export.precision.kinds`.
         dynamic_size: take images of any height and width that are multiples of the patch, in a proven range.
         options: which outputs, and what a module of one's own does not say itself: its image and patch size,
             its channels, the tokens in front of the patches.
@@ -74,6 +78,7 @@ def export(
         opset=opset,
         dynamic_size=dynamic_size,
         progress=progress,
+        precision=precision,
     )
 
 
@@ -87,9 +92,11 @@ def build(
     opset: int = onnx_graph.DEFAULT_OPSET,
     dynamic_size: bool = False,
     progress: Report | None = None,
+    precision: str = FLOAT32,
 ) -> Exported:
     """Exports a loaded source; see `export`."""
     onnx_graph.check_opset(opset)
+    precisions.check(precision)
     repository.check_name(name)
     folder = repository.check_repo(repo)
     sized = widened(loaded) if dynamic_size else loaded
@@ -98,7 +105,9 @@ def build(
         raise UnsupportedError(f"contract {RAW_SCALE} resizes nothing: it takes images of one size only")
     wrapped = Inference(chosen)
     with told(progress), repository.staging(folder, name) as stage:
-        spec = artifact.write_graphs(stage.folder, wrapped, chosen, name=name, opset=opset)
+        spec = artifact.write_graphs(
+            stage.folder, wrapped, chosen, name=name, opset=opset, precision=precision
+        )
         same = stage.installed(spec.fingerprint)
         if same is not None:
             return Exported(same.folder, same.spec, changed=False)

@@ -97,7 +97,7 @@ class Builder:
 
     def finish(self, outputs: Sequence[Operand]) -> Program:
         """The steps that the outputs need."""
-        return needed(self._steps, outputs)
+        return needed(self._steps, outputs, self._input_shape)
 
     def _place(self, step: Operation) -> int:
         """Where the step stands: behind all others, or where an equal one stands already."""
@@ -140,8 +140,11 @@ def _is_one(operand: Operand) -> bool:
     return held.shape == () and bool(held == 1)
 
 
-def needed(steps: Sequence[Operation], outputs: Sequence[Operand]) -> Program:
-    """Those of the steps that the outputs need, in the order in which they need them."""
+def needed(steps: Sequence[Operation], outputs: Sequence[Operand], taken: Shape) -> Program:
+    """Those of the steps that the outputs need, in the order in which they need them.
+
+    `taken` is the input's extents.
+    """
     order: list[int] = []
     for output in outputs:
         _visit(steps, output, order)
@@ -159,6 +162,7 @@ def needed(steps: Sequence[Operation], outputs: Sequence[Operand]) -> Program:
             for step in kept
         ),
         tuple(_renamed(item, new) for item in outputs),
+        taken,
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from vitral import __version__
 from vitral.errors import VitralError
+from vitral_export.precision.kinds import FLOAT32, PRECISIONS
 
 FAILURE, INTERRUPTED = 1, 130
 """Exit codes; usage errors are 2, as argparse has it."""
@@ -51,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     sized = "take images of any height and width that are multiples of the patch, in a proven range"
     build.add_argument("--dynamic-size", action="store_true", help=sized)
     build.add_argument("--quiet", action="store_true", help="do not say what a long export is doing")
+    precision = "what weights and arithmetic keep of float32, each proven for itself (default: %(default)s)"
+    build.add_argument("--precision", choices=tuple(PRECISIONS), default=FLOAT32, help=precision)
     _add_preprocessing_options(build)
     _add_source_options(build)
 

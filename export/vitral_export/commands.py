@@ -20,6 +20,7 @@ from vitral import spec as specs
 from vitral.errors import InvalidArgumentError, ProofError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.artifact import Artifact, open_artifact
+from vitral_export.losses import cosine_gaps
 
 if TYPE_CHECKING:
     from vitral_export.loaded import Loaded
@@ -38,6 +39,7 @@ def _build(arguments: argparse.Namespace) -> None:
             preprocessing=arguments.preprocessing,
             high_depth=arguments.high_depth,
             opset=arguments.opset,
+            precision=arguments.precision,
             dynamic_size=arguments.dynamic_size,
             progress=report,
         )
@@ -47,7 +49,7 @@ def _build(arguments: argparse.Namespace) -> None:
     if not done.changed:
         out.print(f"{done.path} has this identity already: nothing changed")
         return
-    tables.show_spec(out, done.spec, path=str(done.path))
+    tables.show_spec(out, done.spec, path=str(done.path), cosine_gaps=cosine_gaps(done.path))
     out.print(f"installed {done.path}")
 
 
@@ -130,7 +132,8 @@ def _inspect(arguments: argparse.Namespace) -> None:
         return
     from vitral_export import tables
 
-    tables.show_spec(tables.console(), artifact.spec, path=arguments.path)
+    gaps = cosine_gaps(artifact.folder)
+    tables.show_spec(tables.console(), artifact.spec, path=arguments.path, cosine_gaps=gaps)
 
 
 def _sources(arguments: argparse.Namespace) -> None:

@@ -13,18 +13,20 @@ from vitral_engine.measure import ILL_CONDITIONED, MAX_ABS_FLOOR, REL_L2_FLOOR
 from vitral_export import histogram
 from vitral_export.cases import PHOTOGRAPHS
 from vitral_export.contract import RAW
+from vitral_export.losses import FILE
 from vitral_export.numbers import TOLERANCE, Run
+from vitral_export.precision.kinds import CEILING, FLOAT32, OWN, RESERVATIONS, RULES
 
-FILE = "verification.json"
-"""Name of the file in the version folder."""
+__all__ = ["FILE", "not_checked", "structure", "text"]
 
 
 def text(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
     """The text of verification.json."""
+    own = OWN[spec.precision]
     data = {
         "rules": {
-            "relative_l2": f"at most 3 x torch float32's own + {REL_L2_FLOOR}",
-            "max_abs": f"at most 3 x torch float32's own + {MAX_ABS_FLOOR} x rms of the output",
+            "relative_l2": f"at most 3 x {own}'s own + {REL_L2_FLOOR}{_ceiling(spec)}",
+            "max_abs": f"at most 3 x {own}'s own + {MAX_ABS_FLOOR} x rms of the output",
             "tolerance_of_the_count_per_million": f"{TOLERANCE} x rms of the output",
             "ill_conditioned": f"torch float32's own relative L2 over {ILL_CONDITIONED}",
         },
@@ -39,6 +41,10 @@ def text(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
         "runs": [_short(run) for run in runs],
     }
     return json.dumps(data, indent=1) + "\n"
+
+
+def _ceiling(spec: pb.ModelSpec) -> str:
+    return "" if spec.precision == FLOAT32 else f", and never over {CEILING}"
 
 
 def structure(spec: pb.ModelSpec) -> list[str]:
@@ -56,6 +62,7 @@ def structure(spec: pb.ModelSpec) -> list[str]:
             )
         else:
             said.append(f"{graph.file}: every parameter is the module's, bit for bit.")
+        said += [f"{graph.file}: {rule}" for rule in RULES[spec.precision]]
     return said
 
 
@@ -91,7 +98,7 @@ def not_checked(spec: pb.ModelSpec) -> list[str]:
         "Other kinds of processor and other versions of onnxruntime: the engine replays the goldens where it "
         "runs before it serves."
     )
-    said.append("Float16 and int8: the artifact holds float32 weights only.")
+    said += [item.format(providers=", ".join(spec.proof.providers)) for item in RESERVATIONS[spec.precision]]
     return said
 
 

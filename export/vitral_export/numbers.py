@@ -89,7 +89,7 @@ def check(
         ProofError: it does not open or run in one of them.
     """
     settings = list(product(placements, LEVELS, THREADS))
-    known: _Known = {}
+    known: dict[str, _Known] = {}
     for placement, level, threads in progress.each(f"runs of {graph.file}", settings):
         options = SessionOptions(threads=threads, level=level)
         try:
@@ -97,8 +97,8 @@ def check(
             yield from _setting_runs(
                 GraphSession(folder / graph.file, graph, spec, placement=placement, options=options),
                 options,
-                reference,
-                known,
+                reference.on(placement.provider),
+                known.setdefault(placement.provider, {}),
             )
         except Exception as error:  # onnxruntime raises classes of its own for every fault
             said = " ".join(str(error).split())[:300]

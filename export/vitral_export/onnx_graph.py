@@ -27,6 +27,9 @@ OPSETS = range(18, 24)
 DEFAULT_OPSET = 20
 """Operator set unless another is asked for."""
 
+ATTENTION_OPSET = 23
+"""First operator set with attention as one operator."""
+
 FLOAT_FILE = "model.onnx"
 """The float32 graph, which every artifact has."""
 
@@ -62,7 +65,7 @@ def export(wrapped: Inference, loaded: Loaded, *, opset: int, scratch: Path) -> 
         size, sides = sizes(loaded.architecture).traced, loaded.architecture.patch_size
         patch = (sides.height, sides.width)
     shape = (TRACED_BATCH, *row_shape(loaded.input.axes, size))
-    traced = trace(wrapped, shape, patch=patch)
+    traced = trace(wrapped, shape, patch=patch, attention=opset >= ATTENTION_OPSET)
     try:
         with quiet_exporter():
             program = torch.onnx.export(

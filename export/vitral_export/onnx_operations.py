@@ -6,16 +6,19 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import onnx
 from onnx import helper
 
+from vitral.errors import ProofError
 from vitral_export import weights
 from vitral_export.builder import Builder
+from vitral_export.onnx_compounds import COMPOUNDS
 from vitral_export.onnx_constants import computed
 from vitral_export.onnx_readers import READERS, plain
-from vitral_export.onnx_shapes import shapes
+from vitral_export.onnx_shapes import elem_types, shapes
 from vitral_export.onnx_sized import Sized, sized
 from vitral_export.operations import INPUT, Operand, Program, Shape, Weight
 
@@ -40,6 +43,20 @@ def read(
         raise ValueError(f"the extents of {error} cannot be told") from error
     except onnx.shape_inference.InferenceError as error:
         raise ValueError(f"extents do not fit: {error}") from error
+
+
+def constants(model: onnx.ModelProto) -> dict[str, Weight]:
+    """Every tensor of a graph that depends on no input, by its name in the graph.
+
+    Raises:
+        ProofError: the graph has a form of which it cannot be told what it computes.
+    """
+    reading = _Reading(model, None, None)
+    try:
+        reading.program()
+    except (KeyError, ValueError) as error:
+        raise ProofError(f"structure: the exported graph cannot be compared: {error}") from error
+    return {name: item for name, item in reading.known.items() if isinstance(item, Weight)}
 
 
 def _demand_plain(model: onnx.ModelProto) -> None:
@@ -87,6 +104,8 @@ class _Reading:
             raise ValueError(f"the extents of the input {graph.input[0].name} cannot be told")
         self.builder = Builder(self.shapes[graph.input[0].name])
         self.graph = graph
+        self._model = model
+        self._types: dict[str, int] | None = None
 
     def program(self) -> Program:
         for node in self.graph.node:
@@ -132,6 +151,12 @@ class _Reading:
             raise ValueError(f"{node.name} gives a tensor whose extents cannot be told")
         return self.shapes[node.output[0]]
 
+    def numbers(self, name: str) -> np.dtype[Any]:
+        """Element type of a tensor."""
+        if self._types is None:
+            self._types = elem_types(self._model)
+        return helper.tensor_dtype_to_np_dtype(self._types[name])
+
     def _has(self, name: str) -> bool:
         return name in self.known or name in self.extents
 
@@ -149,7 +174,8 @@ class _Reading:
             value = computed(node, [item.array for item in held if item])
             self.known[node.output[0]] = Weight(node.output[0], value)
             return
-        self.known[node.output[0]] = READERS.get(node.op_type, plain)(self, node, attributes)
+        reader = COMPOUNDS.get(node.op_type) or READERS.get(node.op_type, plain)
+        self.known[node.output[0]] = reader(self, node, attributes)
 
 
 def _shape_extents(reading: _Reading, node: onnx.NodeProto) -> Shape | None:

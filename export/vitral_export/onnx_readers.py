@@ -38,6 +38,9 @@ class Reading(Protocol):
     def shape(self, node: onnx.NodeProto) -> Shape:
         """Extents of a node's result."""
 
+    def numbers(self, name: str) -> np.dtype[Any]:
+        """Element type of a tensor."""
+
 
 def plain(reading: Reading, node: onnx.NodeProto, given: Mapping[str, Any]) -> Operand:
     """The step of a node whose attributes need no completing."""
@@ -226,7 +229,9 @@ def _with(reading: Reading, step: Operation, constant: float, kind: str) -> Oper
 
 
 def _is(operand: Operand, value: float) -> bool:
-    return isinstance(operand, Weight) and operand.array.shape == () and operand.array == np.float32(value)
+    if not isinstance(operand, Weight) or operand.array.shape != ():
+        return False
+    return bool(operand.array == operand.array.dtype.type(value))
 
 
 READERS: Mapping[str, Callable[[Reading, onnx.NodeProto, Mapping[str, Any]], Operand]] = MappingProxyType(

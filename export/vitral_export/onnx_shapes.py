@@ -60,3 +60,12 @@ def _inferred(bare: onnx.ModelProto, batch: int) -> dict[str, tuple[int, ...]]:
         if tensor.HasField("shape") and all(dim.HasField("dim_value") for dim in tensor.shape.dim):
             found[info.name] = tuple(dim.dim_value for dim in tensor.shape.dim)
     return found
+
+
+def elem_types(model: onnx.ModelProto) -> dict[str, int]:
+    """Element types by tensor name, as numbers of onnx's TensorProto, of those for which they can be told."""
+    graph = onnx.shape_inference.infer_shapes(_bare(model)).graph
+    types = {item.name: item.data_type for item in graph.initializer}
+    for info in (*graph.input, *graph.value_info, *graph.output):
+        types[info.name] = info.type.tensor_type.elem_type
+    return types

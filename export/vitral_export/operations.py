@@ -68,10 +68,15 @@ class Operation:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """The steps of a graph in order, and the operand behind each output."""
+    """The steps of a graph in order, and the operand behind each output.
+
+    Attributes:
+        input: extents of the input.
+    """
 
     steps: tuple[Operation, ...]
     outputs: tuple[Operand, ...]
+    input: Shape = ()
 
     def weights(self) -> tuple[Weight, ...]:
         """Every tensor that a step takes and that does not depend on the input."""

@@ -23,6 +23,7 @@ from vitral_export.dynamic_size import Size, is_dynamic, row_shape, said, sizes
 from vitral_export.fold import CENTRE, plan
 from vitral_export.onnx_graph import TRACED_BATCH, extent_name
 from vitral_export.operations import INPUT, Operand, Program, Weight, differences
+from vitral_export.precision import programs
 from vitral_export.weights import digest
 from vitral_export.wrap import Inference
 
@@ -86,7 +87,8 @@ def expected(own: Program, graph: pb.Graph, spec: pb.ModelSpec, *, size: Size | 
     """The steps that a graph has to have, from the module's own: those that its outputs need."""
     whole = folded(own, spec.preprocessing, size=size) if graph.input.folded else own
     behind = {item.name: operand for item, operand in zip(spec.outputs, whole.outputs, strict=True)}
-    return needed(whole.steps, [behind[name] for name in graph.outputs])
+    steps = needed(whole.steps, [behind[name] for name in graph.outputs], whole.input)
+    return programs.expected(steps, spec.precision, uint8=graph.input.folded)
 
 
 def folded(own: Program, preprocessing: pb.Preprocessing, *, size: Size | None = None) -> Program:

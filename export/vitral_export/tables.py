@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -12,6 +13,7 @@ from vitral import dynamic, tensors
 from vitral import spec as specs
 from vitral.v1 import model_pb2 as pb
 from vitral_export.contract import described, no_uint8
+from vitral_export.precision.kinds import FLOAT32, OWN, PRECISIONS
 
 if TYPE_CHECKING:  # it imports the runtime, which a table of a spec can do without
     from vitral_engine.replay import ReplayRow
@@ -27,18 +29,26 @@ def console() -> Console:
     return found if found.is_terminal else Console(highlight=False, width=_PIPE_WIDTH)
 
 
-def show_spec(out: Console, spec: pb.ModelSpec, *, path: str) -> None:
-    """What a model is, and its proof."""
+def show_spec(
+    out: Console,
+    spec: pb.ModelSpec,
+    *,
+    path: str,
+    cosine_gaps: Mapping[tuple[str, str, str], float] = MappingProxyType({}),
+) -> None:
+    """What a model is, and its proof; `cosine_gaps` as `losses.cosine_gaps` gives them."""
     facts = _table("", "", title=f"{spec.name}  ({path})")
     for key, value in _facts(spec):
         facts.add_row(key, value)
     out.print(facts)
-    proof = _table(
-        "graph", "output", "relative L2", "budget", "max abs", "budget", "torch float32", title=_status(spec)
-    )
+    own = "torch float32" if spec.precision == FLOAT32 else OWN.get(spec.precision, "torch")
+    columns = ("relative L2", "budget", "max abs", "budget", own, "1 - cosine")
+    proof = _table("graph", "output", *columns, title=_status(spec))
     for item in spec.proof.figures:
         numbers = (item.rel_l2, item.rel_l2_budget, item.max_abs, item.max_abs_budget, item.torch_rel_l2)
-        proof.add_row(item.graph, item.output, *(f"{number:.2e}" for number in numbers))
+        gap = cosine_gaps.get((item.graph, item.output, item.provider))
+        said = [f"{number:.2e}" for number in numbers] + ([] if gap is None else [f"{gap:.1e}"])
+        proof.add_row(item.graph, item.output, *said)
     out.print(proof)
     if spec.proof.ill_conditioned:
         out.print(f"Ill-conditioned in float32: torch itself is off by {spec.proof.torch_rel_l2:.2e}")
@@ -84,6 +94,7 @@ def show_replay(out: Console, rows: Sequence[ReplayRow]) -> None:
         "budget",
         "max abs",
         "budget",
+        "1 - cosine",
         "",
     )
     for key, mine in groups.items():
@@ -93,9 +104,10 @@ def show_replay(out: Console, rows: Sequence[ReplayRow]) -> None:
             max(row.max_abs for row in mine),
             mine[0].max_abs_budget,
         )
+        gap = f"{max(row.cosine_gap for row in mine):.1e}"
         verdict = "ok" if all(row.ok for row in mine) else "OVER BUDGET"
         settings = (_listed(row.threads for row in mine), _listed(row.batch for row in mine))
-        table.add_row(*key, *settings, *(f"{number:.2e}" for number in numbers), verdict)
+        table.add_row(*key, *settings, *(f"{number:.2e}" for number in numbers), gap, verdict)
     out.print(table)
 
 
@@ -136,7 +148,9 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
         *(("output", _output(output)) for output in spec.outputs),
         ("default", ", ".join(spec.default_outputs)),
         ("preprocessing", preprocessing),
+        ("precision", f"{spec.precision}: {PRECISIONS.get(spec.precision, 'unknown here')}"),
         ("opset", str(spec.opset)),
+        *(("fused", f"{graph.file}: {_fused(graph)}") for graph in spec.graphs),
         ("made with", ", ".join(f"{key} {value}" for key, value in sorted(spec.source.libraries.items()))),
         ("fingerprint", spec.fingerprint),
     ]
@@ -150,6 +164,11 @@ def _status(spec: pb.ModelSpec) -> str:
 def _tensor(item: pb.GraphInput | pb.Output) -> str:
     extents = " x ".join(str(axis.size or axis.name) for axis in item.axes)
     return f"{item.name} {tensors.name_of(item.dtype)} {extents}"
+
+
+def _fused(graph: pb.Graph) -> str:
+    """What onnxruntime's CPU provider makes of several operators."""
+    return ", ".join(f"{number} {name}" for name, number in sorted(graph.fused.items())) or "no operators"
 
 
 def _output(item: pb.Output) -> str:

@@ -24,6 +24,7 @@ def trace(
     *,
     patch: tuple[int, int] | None = None,
     kept: Collection[str] = (),
+    attention: bool = False,
 ) -> torch.export.ExportedProgram:
     """The ATen program of `module` for a float32 input of this shape, whose first extent is dynamic.
 
@@ -33,6 +34,8 @@ def trace(
     Attention becomes its two products and a softmax: what torch's exporter makes of the fused operator has
     to guard against masks that are not there, in every layer. Batch norm becomes its four steps: the exporter
     would fold it into the weights before it, rounded, and they would not be the module's own any more.
+
+    With `attention`, that of four axes stays the one operator that it is in operator sets from 23 on.
 
     Raises:
         ProofError: torch cannot trace the module, or only for one batch size or image size.
@@ -44,11 +47,14 @@ def trace(
         # torch prints the code of a module that it cannot trace, beside the error.
         with quiet_exporter(), redirect_stderr(io.StringIO()):
             program = torch.export.export(module, (torch.zeros(tuple(shape)),), dynamic_shapes=(dynamic,))
-            plain: torch.export.ExportedProgram = program.run_decompositions(_plainer())
+            plain: torch.export.ExportedProgram = program.run_decompositions(_plainer(attention))
             constants.fold(plain, kept=kept)
     except Exception as error:  # the tracer raises whatever a module's code makes it raise
         raise ProofError(f"torch cannot trace {_name(module)}: {_reason(error)}") from error
     return plain
+
+
+_HEADS_AND_TOKENS = 4  # axes: batch, heads, tokens, width of a head
 
 
 @contextmanager
@@ -91,6 +97,11 @@ def _attention(
     return torch.matmul(torch.softmax(scores, dim=-1), value)  # ... T T x ... T D -> ... T D
 
 
+def _odd_attention(query: Tensor, *others: Any, **options: Any) -> Any:
+    """Attention of other than four axes, which ONNX's operator does not take; any other stays as it is."""
+    return NotImplemented if query.dim() == _HEADS_AND_TOKENS else _attention(query, *others, **options)
+
+
 def _batch_norm(
     rows: Tensor,
     weight: Tensor | None,
@@ -123,13 +134,13 @@ def _stack(parts: Sequence[Tensor], dim: int = 0) -> Tensor:
     return torch.cat([part.unsqueeze(dim) for part in parts], dim)
 
 
-def _plainer() -> dict[Any, Callable[..., Any]]:
+def _plainer(attention: bool) -> dict[Any, Callable[..., Any]]:
     """Operators that are written with plainer ones, for torch's exporter and for the structural net alike."""
     aten = torch.ops.aten
     return {
         aten._native_batch_norm_legit_no_training.default: _batch_norm,
         aten.repeat.default: _repeat,
-        aten.scaled_dot_product_attention.default: _attention,
+        aten.scaled_dot_product_attention.default: _odd_attention if attention else _attention,
         aten.stack.default: _stack,
     }
 

@@ -12,7 +12,7 @@ from vitral import spec as specs
 from vitral.errors import ProofError
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
-from vitral_engine.device import available
+from vitral_engine.device import Placement, available
 from vitral_engine.goldens import Goldens
 from vitral_engine.measure import ILL_CONDITIONED
 from vitral_engine.replay import BATCHES
@@ -20,6 +20,7 @@ from vitral_export import numbers, structure
 from vitral_export.cases import cases, cases_at
 from vitral_export.dynamic_size import Size, is_dynamic, sizes
 from vitral_export.numbers import Run
+from vitral_export.precision.kinds import FLOAT16, FLOAT32
 from vitral_export.progress import stage
 from vitral_export.truth import Reference, reference
 from vitral_export.wrap import Inference
@@ -56,14 +57,19 @@ def prove(folder: Path, spec: pb.ModelSpec, wrapped: Inference) -> Verification:
     for graph in spec.graphs:
         runs += numbers.check(folder, graph, spec, references[graph.file], placements)
     numbers.demand(runs)
-    figures = [_figure(graph.file, name, runs, references) for graph in spec.graphs for name in graph.outputs]
+    figures = [
+        _figure(graph.file, name, provider, runs, references)
+        for graph in spec.graphs
+        for name in graph.outputs
+        for provider in _apart(spec, placements)
+    ]
     worst = max(figure.torch_rel_l2 for figure in figures)
     proof = pb.Proof(
         status=pb.PROOF_STATUS_PROVEN,
         providers=[placement.provider for placement in placements],
         batch_sizes=BATCHES,
         figures=figures,
-        ill_conditioned=worst > ILL_CONDITIONED,
+        ill_conditioned=spec.precision == FLOAT32 and worst > ILL_CONDITIONED,
         torch_rel_l2=worst,
         golden_file=GOLDEN_FILE,
         sizes=[tensor_pb2.ImageSize(height=size[0], width=size[1]) for size in _proven(spec)],
@@ -130,15 +136,27 @@ def _goldens(references: Mapping[str, Reference]) -> Goldens:
     return Goldens(inputs, outputs)
 
 
-def _figure(file: str, output: str, runs: Sequence[Run], references: Mapping[str, Reference]) -> pb.Figure:
+def _apart(spec: pb.ModelSpec, placements: Sequence[Placement]) -> list[str]:
+    """Providers that have figures of their own; of float32 and int8 those of one hold for all."""
+    return [item.provider for item in placements] if spec.precision == FLOAT16 else [""]
+
+
+def _figure(
+    file: str, output: str, provider: str, runs: Sequence[Run], references: Mapping[str, Reference]
+) -> pb.Figure:
     """The largest errors and budgets over all kinds of input, which the golden rows are among."""
-    mine = [run for run in runs if (run.graph, run.output) == (file, output)]
-    known = references[file]
+    mine = [
+        run
+        for run in runs
+        if (run.graph, run.output) == (file, output) and provider in ("", run.setting.provider)
+    ]
+    known = references[file].on(provider)
     told = [item for each in (known, *known.others.values()) for item in each.torch.items()]
     own = [found for (name, _), found in told if name == output]
     return pb.Figure(
         graph=file,
         output=output,
+        provider=provider,
         rel_l2=max(run.errors.rel_l2 for run in mine),
         rel_l2_budget=max(run.budget.rel_l2 for run in mine),
         max_abs=max(run.errors.max_abs for run in mine),

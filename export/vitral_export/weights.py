@@ -13,6 +13,7 @@ from onnx import TensorProto, external_data_helper, helper, numpy_helper
 from vitral.spec import WEIGHTS
 from vitral.tensors import Array
 
+_WEIGHTS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.INT8)
 _PAGE = 4096  # onnxruntime maps a tensor from the file only where it starts on a page
 
 
@@ -42,7 +43,7 @@ def digest(values: Array) -> bytes:
 def write(folder: Path, models: Sequence[onnx.ModelProto], *, scratch: Path) -> None:
     """Writes weights.bin and points the models' initialisers at it.
 
-    Tensors of equal bytes are stored once, whatever their names. Scalars and integer tensors stay in the
+    Tensors of equal bytes are stored once, whatever their names. Scalars and int64 tensors stay in the
     graph: they are shapes and constants, which a reader of the graph and shape inference want to see.
 
     Args:
@@ -64,7 +65,7 @@ def write(folder: Path, models: Sequence[onnx.ModelProto], *, scratch: Path) -> 
 
 def is_weight(item: TensorProto) -> bool:
     """Whether an initialiser belongs into the file."""
-    return item.data_type == TensorProto.FLOAT and len(item.dims) > 0
+    return item.data_type in _WEIGHTS and len(item.dims) > 0
 
 
 def bring_in(item: TensorProto, folder: Path) -> None:

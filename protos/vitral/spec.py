@@ -189,6 +189,7 @@ def _sorted_maps(data: dict[str, Any]) -> dict[str, Any]:
         (data, "sha256"),
         (data.get("source", {}), "libraries"),
         (data.get("proof", {}).get("photograph", {}), "libraries"),
+        *((graph, "fused") for graph in data.get("graphs", [])),
     )
     for holder, key in holders:
         if key in holder:

@@ -205,8 +205,8 @@ def _attention(
     apart = (heads, -1)
     found = {"out/kernel": out.weight.T.unflatten(0, apart), "out/bias": out.bias}  # D H*d -> H d D
     for name, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
-        found[f"{name}/kernel"] = weight.T.unflatten(1, apart)  # H*d D -> D H d
-        found[f"{name}/bias"] = bias.unflatten(0, apart)  # H*d -> H d
+        found[f"{name}/kernel"] = weight.T.reshape(len(weight.T), *apart)  # H*d D -> D H d
+        found[f"{name}/bias"] = bias.reshape(apart)  # H*d -> H d
     return found
 
 

@@ -11,6 +11,7 @@ from vitral.v1 import model_pb2 as pb
 from vitral_export import histogram
 from vitral_export.cases import PHOTOGRAPHS
 from vitral_export.numbers import Run, Setting
+from vitral_export.precision.kinds import OWN
 from vitral_export.report import chart
 from vitral_export.report.chart import Mark, Place
 from vitral_export.report.html import Column, Row, cell, code, count, number, percent, provider, share, table
@@ -18,12 +19,13 @@ from vitral_export.report.html import Column, Row, cell, code, count, number, pe
 
 def budgets(spec: pb.ModelSpec) -> str:
     """Both figures of every output of every graph."""
-    columns = [Column(name) for name in ("budget used", "error", "budget", "PyTorch float32")]
+    own = OWN[spec.precision]
+    columns = [Column(name) for name in ("budget used", "error", "budget", own)]
     place = [item.name for item in spec.outputs].index
     groups = {
         f"{code(item.output)} <small>{escape(item.graph)}{_only(item.provider)}</small>": [
-            _row(item, "relative L2", item.rel_l2, item.rel_l2_budget, item.torch_rel_l2),
-            _row(item, "max abs", item.max_abs, item.max_abs_budget, item.torch_max_abs),
+            _row(item, own, "relative L2", item.rel_l2, item.rel_l2_budget, item.torch_rel_l2),
+            _row(item, own, "max abs", item.max_abs, item.max_abs_budget, item.torch_max_abs),
         ]
         for item in sorted(spec.proof.figures, key=lambda item: place(item.output))
     }
@@ -31,10 +33,10 @@ def budgets(spec: pb.ModelSpec) -> str:
     return table(name, "measure", columns, groups, kind="bars")
 
 
-def _row(item: pb.Figure, measure: str, found: float, allowed: float, torch: float) -> Row:
-    part, own = share(found, allowed), share(torch, allowed)
+def _row(item: pb.Figure, own: str, measure: str, found: float, allowed: float, torch: float) -> Row:
+    part, its = share(found, allowed), share(torch, allowed)
     said = f"{item.output}, {item.graph}: {measure} uses {percent(part)} of its budget; "
-    drawn = chart.bar(part, own, f"{said}PyTorch float32 {percent(own)}")
+    drawn = chart.bar(part, its, f"{said}{own} {percent(its)}")
     used = cell(f'<span class="used">{drawn}{percent(part)}</span>', kind="over" if part > 1 else "")
     return Row(measure, [used, *(cell(number(value)) for value in (found, allowed, torch))])
 
@@ -43,9 +45,10 @@ def _only(name: str) -> str:
     return f", {escape(provider(name))}" if name else ""
 
 
-def distributions(runs: Sequence[Run]) -> str:
+def distributions(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
     """A histogram for every output of every graph."""
-    return f'<div class="charts">{"".join(_distribution(mine) for mine in _groups(runs))}</div>'
+    own = OWN[spec.precision]
+    return f'<div class="charts">{"".join(_distribution(mine, own) for mine in _groups(runs))}</div>'
 
 
 def places(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
@@ -64,9 +67,9 @@ def _heading(run: Run) -> str:
     return f"<h3>{code(run.output)} <small>{escape(run.graph)}</small></h3>"
 
 
-def _distribution(runs: Sequence[Run]) -> str:
+def _distribution(runs: Sequence[Run], own: str) -> str:
     counts = histogram.total(run.histogram for run in runs)
-    marks = _marks([run for run in runs if run.errors.rms > 0])
+    marks = _marks([run for run in runs if run.errors.rms > 0], own)
     below = counts[0] / max(1, sum(counts))
     said = f"{count(sum(counts), 'element')} in {count(len(runs), 'run')}"
     drawn = chart.distribution(counts, marks)
@@ -75,7 +78,7 @@ def _distribution(runs: Sequence[Run]) -> str:
     return f"<figure>{_heading(runs[0])}{drawn}<figcaption>{escape(said)}.</figcaption></figure>"
 
 
-def _marks(runs: Sequence[Run]) -> list[Mark]:
+def _marks(runs: Sequence[Run], own: str) -> list[Mark]:
     if not runs:
         return []
     found = max(run.errors.max_abs / run.errors.rms for run in runs)
@@ -83,7 +86,7 @@ def _marks(runs: Sequence[Run]) -> list[Mark]:
     allowed = min(run.budget.max_abs / run.errors.rms for run in runs)
     return [
         Mark("largest", found, "ink"),
-        Mark("PyTorch float32", torch, "torch", "2 3"),
+        Mark(own, torch, "torch", "2 3"),
         Mark("smallest budget", allowed, "limit", "6 3"),
     ]
 

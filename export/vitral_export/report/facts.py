@@ -10,6 +10,7 @@ from vitral import tensors
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_export.contract import RAW
+from vitral_export.precision.kinds import PRECISIONS
 from vitral_export.report.html import TIMES, Column, Row, cell, code, count, facts, table
 
 
@@ -48,7 +49,8 @@ def described(spec: pb.ModelSpec) -> str:
         ("Patch", f"{size(item.patch_size)} pixels" if item.HasField("patch_size") else ""),
         ("Grid", f"{_grid(spec)} = {count(item.grid.height * item.grid.width, 'patch', 'patches')}"),
         ("Token", count(item.embed_dim, "number")),
-        ("Stored as", escape(f"{spec.precision}, ONNX opset {spec.opset}")),
+        ("Precision", escape(f"{spec.precision}: {PRECISIONS[spec.precision]}")),
+        ("Operator set", escape(f"ONNX opset {spec.opset}")),
         ("Made with", escape(libraries)),
         ("Fingerprint", code(spec.fingerprint)),
     ]
@@ -75,7 +77,8 @@ def outputs(spec: pb.ModelSpec) -> str:
 
 def graphs(spec: pb.ModelSpec) -> str:
     """Every graph with its input."""
-    columns = [Column("input"), Column("type"), Column("shape"), Column("normalisation"), Column("gives")]
+    names = ("input", "type", "shape", "normalisation", "gives", "fused on a CPU")
+    columns = [Column(name) for name in names]
     rows = []
     for graph in spec.graphs:
         item = graph.input
@@ -87,8 +90,14 @@ def graphs(spec: pb.ModelSpec) -> str:
             _normalised(spec, item),
         ]
         gives = cell(", ".join(map(code, graph.outputs)), kind="prose")
-        rows.append(Row(code(graph.file), [*map(cell, cells), gives]))
+        fused = cell(escape(_fused(graph)), kind="prose")
+        rows.append(Row(code(graph.file), [*map(cell, cells), gives, fused]))
     return table("Graphs; all share one file of weights", "graph", columns, {"": rows}, kind="names")
+
+
+def _fused(graph: pb.Graph) -> str:
+    """`2 FusedMatMul, 1 SkipLayerNormalization`: what onnxruntime made of several operators."""
+    return ", ".join(count(number, name, name) for name, number in sorted(graph.fused.items())) or "none"
 
 
 def preprocessing(spec: pb.ModelSpec) -> str:

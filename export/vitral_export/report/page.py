@@ -12,6 +12,7 @@ from vitral import spec as specs
 from vitral.v1 import model_pb2 as pb
 from vitral_export import figures
 from vitral_export.numbers import Run
+from vitral_export.precision.kinds import CEILING, FLOAT32, OWN
 from vitral_export.report import agreement, errors, facts, photograph
 from vitral_export.report.html import items, paragraph, section
 from vitral_export.report.style import STYLE
@@ -36,7 +37,7 @@ def page(spec: pb.ModelSpec, runs: Sequence[Run], pixels: NDArray[np.uint8] | No
     filled = {
         "what": _what(spec, pixels),
         "budget": _budget(spec),
-        "errors": _errors(runs),
+        "errors": _errors(spec, runs),
         "agreement": _agreement(runs),
         "where": _where(spec, runs),
         "structure": items(figures.structure(spec)),
@@ -74,19 +75,25 @@ def _budget(spec: pb.ModelSpec) -> str:
     if not spec.proof.figures:
         return ""
     said = (
-        "Truth is the module in float64, from the input on. A budget is three times the error that PyTorch's "
-        "own float32 makes in the same form, and a little for the last bits. The whole width of a bar is the "
-        "budget; the tick is PyTorch's float32."
+        "Truth is the module in float64, from the input on. A budget is three times the error that "
+        f"{_measure(spec)}, and a little for the last bits. The whole width of a bar is the budget; the tick "
+        f"is {OWN[spec.precision]}."
     )
     return paragraph(said) + errors.budgets(spec)
 
 
-def _errors(runs: Sequence[Run]) -> str:
+def _measure(spec: pb.ModelSpec) -> str:
+    if spec.precision == FLOAT32:
+        return "PyTorch's own float32 makes in the same form"
+    return f"{OWN[spec.precision]} makes, and a relative L2 error of {CEILING} at most"
+
+
+def _errors(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
     said = (
         "The absolute error of every element of every run, in units of the output's own rms (root mean "
         "square), on a logarithmic axis; a bar is half an octave wide. Nothing may be over the budget."
     )
-    return paragraph(said) + errors.distributions(runs) if runs else ""
+    return paragraph(said) + errors.distributions(spec, runs) if runs else ""
 
 
 def _agreement(runs: Sequence[Run]) -> str:

@@ -9,6 +9,7 @@ from vitral import spec as specs
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.measure import ILL_CONDITIONED
 from vitral_export.numbers import Run
+from vitral_export.precision.kinds import FLOAT32, OWN
 from vitral_export.report import facts
 from vitral_export.report.agreement import used
 from vitral_export.report.html import code, count, number, percent, provider, several
@@ -16,7 +17,7 @@ from vitral_export.report.html import code, count, number, percent, provider, se
 
 def verdict(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
     """The verdict, warnings, and the figures that most readers want."""
-    tiles = "".join(f"<div><dt>{escape(key)}</dt><dd>{value}</dd></div>" for key, value in _tiles(spec))
+    tiles = "".join(f"<div><dt>{escape(key)}</dt><dd>{value}</dd></div>" for key, value in _tiles(spec, runs))
     return f'{_box(spec, runs)}\n{"".join(_warnings(spec))}\n<dl class="tiles">{tiles}</dl>'
 
 
@@ -61,7 +62,7 @@ def _warnings(spec: pb.ModelSpec) -> list[str]:
     return [f'<p class="loud"><strong>{escape(key)}.</strong> {escape(text)}</p>' for key, text in said]
 
 
-def _tiles(spec: pb.ModelSpec) -> list[tuple[str, str]]:
+def _tiles(spec: pb.ModelSpec, runs: Sequence[Run]) -> list[tuple[str, str]]:
     providers = [provider(name) for name in spec.proof.providers]
     tiles = [
         ("Default output", ", ".join(map(code, spec.default_outputs))),
@@ -72,8 +73,10 @@ def _tiles(spec: pb.ModelSpec) -> list[tuple[str, str]]:
     if spec.proof.figures:
         tiles += [
             ("Largest relative L2 error", number(max(item.rel_l2 for item in spec.proof.figures))),
-            ("PyTorch float32's own", number(max(item.torch_rel_l2 for item in spec.proof.figures))),
+            (f"{OWN[spec.precision]}'s own", number(max(item.torch_rel_l2 for item in spec.proof.figures))),
         ]
+    if runs and spec.precision != FLOAT32:
+        tiles.append(("Worst 1 - cosine", number(max(run.errors.cosine_gap for run in runs))))
     tiles += [
         ("Run on", escape(several(providers))),
         ("Batch sizes run", escape(several([str(size) for size in spec.proof.batch_sizes]))),

@@ -1,0 +1,1 @@
+"""Other precisions than float32: what each does to a graph, to the steps it must have, and to PyTorch."""
