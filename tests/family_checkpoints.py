@@ -15,12 +15,9 @@ from torch import Tensor
 SIDE = 32
 """Height and width of the images."""
 
-DEPTH = 2
-"""Blocks of each."""
-
 _SIZES: Mapping[str, Any] = {
     "hidden_size": 32,
-    "num_hidden_layers": DEPTH,
+    "num_hidden_layers": 1,
     "num_attention_heads": 2,
     "image_size": SIDE,
     "patch_size": 4,  # 64 positions of 32 values: more than an exporter folds away where nobody looks
@@ -45,14 +42,16 @@ class Saved:
     Attributes:
         make: the model that is saved.
         prefix: tokens in front of its patches.
-        tower: the part of it that is exported, from the whole.
-        cls: name of that part's class.
+        cls: name of the class of the part that is exported.
+        tower: that part, from the whole.
+        depth: its blocks.
     """
 
     make: Callable[[], Any]
     prefix: int
     cls: str
     tower: Callable[[Any], Any] = lambda model: model
+    depth: int = 1
 
 
 def _two_towers(cls: Any, config: Any, **vision: Any) -> Callable[[], Any]:
@@ -65,7 +64,9 @@ def _one(cls: Any, config: Any, **more: Any) -> Callable[[], Any]:
 
 
 CHECKPOINTS: Mapping[str, Saved] = {
-    "vit": Saved(_one(hf.ViTModel, hf.ViTConfig, **_LAYERS), 1, "ViTModel"),
+    "vit": Saved(
+        _one(hf.ViTModel, hf.ViTConfig, **{**_LAYERS, "num_hidden_layers": 2}), 1, "ViTModel", depth=2
+    ),
     "deit": Saved(_one(hf.DeiTModel, hf.DeiTConfig, **_LAYERS), 2, "DeiTModel"),
     "beit": Saved(
         _one(hf.BeitModel, hf.BeitConfig, **_LAYERS, use_relative_position_bias=True, use_mask_token=True),
@@ -80,6 +81,7 @@ CHECKPOINTS: Mapping[str, Saved] = {
             use_shared_relative_position_bias=True,
             use_absolute_position_embeddings=True,
             use_mean_pooling=False,
+            layer_scale_init_value=0.0,
         ),
         1,
         "BeitModel",
@@ -96,11 +98,7 @@ CHECKPOINTS: Mapping[str, Saved] = {
         5,
         "Dinov2WithRegistersModel",
     ),
-    "dinov3": Saved(
-        _one(hf.DINOv3ViTModel, hf.DINOv3ViTConfig, **_LAYERS, num_register_tokens=4, use_gated_mlp=True),
-        5,
-        "DINOv3ViTModel",
-    ),
+    "dinov3": Saved(_one(hf.DINOv3ViTModel, hf.DINOv3ViTConfig, **_LAYERS), 1, "DINOv3ViTModel"),
     "clip": Saved(
         _two_towers(hf.CLIPModel, hf.CLIPConfig), 1, "CLIPVisionModel", lambda model: model.vision_model
     ),

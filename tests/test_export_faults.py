@@ -71,6 +71,16 @@ CAUGHT = {
     "encoder_tensor": BOTH,
     "encoder_scalar": BOTH,
     "encoder_last_bit": STRUCTURE,
+    "distillation": BOTH,
+    "no_bias": BOTH,
+    "bias_turned": BOTH,
+    "registers": BOTH,
+    "register_first": BOTH,
+    "gates": BOTH,
+    "sine_and_cosine": BOTH,
+    "rotation": BOTH,
+    "rotary_columns": BOTH,
+    "before_the_mlp": BOTH,
 }
 SMALL = Options(img_size=32, patch_size=8, embed_dim=16)
 DOCUMENT = Path(__file__).resolve().parent.parent / "docs" / "verification.md"

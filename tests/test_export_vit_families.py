@@ -13,6 +13,7 @@ import torch
 import transformers
 import vit_checkpoints as vits
 from torch import Tensor
+from transformers import ViTImageProcessorPil
 
 import vitral_engine
 import vitral_export
@@ -25,7 +26,7 @@ from vitral_export.loaded import Loaded, Options
 from vitral_export.sources import load
 
 COMMON = ["last_hidden_state", "patch_embeddings", "embeddings"]
-STATES = [f"hidden_states.{block}" for block in range(1, families.DEPTH + 1)]
+FIRST = "hidden_states.1"
 POOLED = {"vit", "deit", "beit", "beit shared", "dinov2", "dinov2 with registers", "dinov3", "clip", "siglip"}
 NO_LAST_NORM = {"beit"}
 
@@ -53,7 +54,7 @@ def rows() -> Tensor:
 
 
 def close(mine: Array, its: Tensor) -> bool:
-    """Within what float32 rounds in a model of two blocks."""
+    """Within what float32 rounds in so small a model."""
     truth = its.double().numpy()
     return bool(mine.shape == truth.shape and np.linalg.norm(mine - truth) <= 3e-6 * np.linalg.norm(truth))
 
@@ -62,22 +63,22 @@ def close(mine: Array, its: Tensor) -> bool:
 def test_a_family_is_served_as_its_library_computes_it(
     checkpoints: Callable[[str], Path], tmp_path: Path, rows: Tensor, name: str
 ) -> None:
-    normed = [] if name in NO_LAST_NORM else [f"{STATES[0]}.normed"]
+    normed = [] if name in NO_LAST_NORM else [f"{FIRST}.normed"]
     pooled = ["pooler_output"] if name in POOLED else []
-    names = (*COMMON, *pooled, *STATES, *normed)
+    names = (*COMMON, *pooled, FIRST, *normed)
     loaded = of(checkpoints(name), outputs=names)
     done = build(loaded, name="m", repo=tmp_path, preprocessing="none")
     assert done.spec.proof.status == pb.PROOF_STATUS_PROVEN
     served = vitral_engine.open(done.path, device="cpu").session_for(names, prepared=True).run(rows.numpy())
     oracle = families.library(name, rows)
-    for output in ("last_hidden_state", *pooled, *STATES):
+    for output in ("last_hidden_state", *pooled, FIRST):
         assert close(served[output], oracle[output]), output
     assert close(served["embeddings"], oracle["hidden_states.0"])
     assert close(served["patch_embeddings"], patches(loaded, rows))
     if normed:
         norm: Any = table.of_module(loaded.module).last_norm(loaded.module)  # type: ignore[union-attr]
         with torch.no_grad():
-            assert close(served[normed[0]], norm(oracle[STATES[0]]))
+            assert close(served[normed[0]], norm(oracle[FIRST]))
 
 
 def patches(loaded: Loaded, rows: Tensor) -> Tensor:
@@ -97,7 +98,7 @@ def test_what_is_said_of_a_family_is_what_its_library_does(
     loaded = of(checkpoints(name))
     family: Any = table.of_module(loaded.module)
     assert type(loaded.module).__name__ == saved.cls == family.cls
-    assert len(family.blocks(loaded.module)) == families.DEPTH
+    assert len(family.blocks(loaded.module)) == saved.depth
     assert family.interpolates is not name.startswith("beit")
     outputs = {item.name: item for item in loaded.outputs}
     assert ("pooler_output" in outputs) is ("pooler_output" in oracle) is (name in POOLED)
@@ -114,7 +115,7 @@ def test_what_is_said_of_a_family_is_what_its_library_does(
     assert all(not torch.equal(after[0, at], after[1, at]) for at in range(saved.prefix))
     norm = family.last_norm(loaded.module)
     assert (norm is None) is (name in NO_LAST_NORM)
-    last = oracle[STATES[-1]]
+    last = oracle[f"hidden_states.{saved.depth}"]
     with torch.no_grad():
         goes_through_it = norm is not None and torch.equal(norm(last), oracle["last_hidden_state"])
     assert goes_through_it is (norm is not None and family.norm_is_last)
@@ -138,7 +139,7 @@ def test_hidden_states_are_exported_only_when_they_are_named(checkpoints: Callab
         ("vit", "hidden_states.01", "there are hidden_states.1 to hidden_states.2"),
         ("vit", "hidden_states", "there are hidden_states.1 to hidden_states.2"),
         ("vit", "hidden_state.1", r"known are .*, hidden_states.1 to hidden_states.2, each with .normed too"),
-        ("beit", "hidden_states.3", "there are hidden_states.1 to hidden_states.2$"),
+        ("beit", "hidden_states.2", "there are hidden_states.1$"),
         ("beit", "hidden_states.1.normed", "the model has no last LayerNorm"),
     ],
 )
@@ -161,6 +162,68 @@ def test_a_model_of_a_family_in_hand_is_known(name: str) -> None:
     loaded.compute(tower, torch.zeros(1, 3, families.SIDE, families.SIDE))
     assert vars(tower.config) == before
     assert "random_masking" not in vars(tower.embeddings)
+
+
+def test_tensors_that_are_not_read_may_be_of_any_type(
+    checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    for name, key in (
+        ("clip", "vision_model.embeddings.position_ids"),
+        ("clip", "text_model.embeddings.position_ids"),
+        ("beit", "encoder.layer.0.attention.attention.relative_position_bias.relative_position_index"),
+    ):
+        copied = vits.copy(checkpoints(name), tmp_path / key)
+        vits.change(copied, lambda held, key=key: held | {key: torch.arange(5)})
+        assert of(copied).outputs
+
+
+def test_presets_take_the_weights_of_families_that_embed_as_they_do(
+    checkpoints: Callable[[str], Path], rows: Tensor
+) -> None:
+    embedded = load("vit-embedding", Options(weights=f"hf:{checkpoints('vit msn')}"))
+    with torch.no_grad():
+        mine = embedded.compute(embedded.module.eval(), rows)["embeddings"]
+    assert torch.equal(mine, families.library("vit msn", rows)["hidden_states.0"])
+    for name, message in (
+        ("deit", r"position_embedding is \(1, 65, 32\), .* has \(66, 32\)"),
+        ("clip", r"projection.bias is \(32,\), .* has none"),
+        ("siglip", r"cls_token is \(1, 1, 32\), .* has none"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=message):
+            load("vit-embedding", Options(weights=f"hf:{checkpoints(name)}"))
+
+
+def test_the_registers_of_a_dinov3_are_those_of_its_config() -> None:
+    config = transformers.DINOv3ViTConfig(**vits.OTHER_SIZES, num_register_tokens=3)
+    tokens = vitral_export.sources.given(transformers.DINOv3ViTModel(config)).outputs[0]
+    assert list(tokens.prefix_tokens) == [pb.PREFIX_TOKEN_CLS, *[pb.PREFIX_TOKEN_REGISTER] * 3]
+    assert [axis.size for axis in tokens.axes] == [0, 1 + 3 + 16, 32]
+
+
+def test_a_model_that_interpolates_by_itself_is_exported_for_what_its_processor_gives(
+    checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    copied = vits.copy(checkpoints("dinov2"), tmp_path / "copy")
+    ViTImageProcessorPil(size={"height": 24, "width": 24}).save_pretrained(copied)
+    assert sides(of(copied)) == (24, 24, 6)
+    assert sides(of(copied, img_size=40)) == (40, 40, 10)
+    assert sides(of(checkpoints("dinov2"))) == (32, 32, 8)
+    with pytest.raises(InvalidArgumentError, match="source a vit model takes no --img-size"):
+        of(checkpoints("vit"), img_size=40)
+    loaded = of(copied)
+    done = build(loaded, name="m", repo=tmp_path / "models", preprocessing="none")
+    torch.manual_seed(3)
+    rows = torch.randn(2, 3, 24, 24)
+    served = vitral_engine.open(done.path, device="cpu").session_for(COMMON, prepared=True).run(rows.numpy())
+    with torch.no_grad():
+        oracle = transformers.Dinov2Model.from_pretrained(copied).eval()(rows)
+    assert close(served["last_hidden_state"], oracle.last_hidden_state)
+
+
+def sides(loaded: Loaded) -> tuple[int, int, int]:
+    """Height and width of the images, and rows of patches."""
+    told = loaded.architecture
+    return told.image_size.height, told.image_size.width, told.grid.height
 
 
 POOLERS: Mapping[str, tuple[Any, Any]] = {

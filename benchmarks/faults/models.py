@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 
-import torch
-
-from benchmarks.faults import sizes
+from benchmarks.faults import checkpoints, sizes
 from vitral.v1 import model_pb2 as pb
 from vitral_export import artifact
 from vitral_export.dynamic_size import widened
@@ -19,7 +17,6 @@ from vitral_export.sources import load
 from vitral_export.wrap import Inference
 
 _SMALL = Options(img_size=32, patch_size=8, embed_dim=16)
-_SIZE = 112
 
 
 @dataclass(frozen=True)
@@ -46,40 +43,12 @@ def export(model: str, folder: Path) -> Sound:
     return Sound(folder, spec, wrapped)
 
 
-def checkpoint(folder: Path) -> Path:
-    """A Hugging Face ViT of unusual sizes, as transformers saves it.
-
-    Fresh weights would hide faults: biases are zero, norms one, and attention looks everywhere alike.
-    """
-    import transformers
-    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
-    from transformers.utils import logging
-
-    config = transformers.ViTConfig(
-        hidden_size=60,
-        num_hidden_layers=2,
-        num_attention_heads=5,
-        intermediate_size=120,
-        image_size=_SIZE,
-        patch_size=14,
-    )
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
-        torch.manual_seed(0)
-        model = transformers.ViTModel(config)
-        for name, tensor in model.named_parameters():
-            norm = name.endswith("weight") and "norm" in name
-            tensor.copy_(torch.randn_like(tensor) * 0.15 + float(norm))
-    logging.disable_progress_bar()
-    model.save_pretrained(folder)
-    logging.enable_progress_bar()
-    size = {"height": _SIZE, "width": _SIZE}
-    mean, std = [0.48, 0.45, 0.41], [0.26, 0.25, 0.27]
-    ViTImageProcessorPil(size=size, image_mean=mean, image_std=std).save_pretrained(folder)
-    return folder
-
-
 def _preset(name: str) -> Callable[[Path], Loaded]:
     return lambda _: load(name, _SMALL)
+
+
+def _saved(checkpoint: Callable[[Path], Path], *outputs: str) -> Callable[[Path], Loaded]:
+    return lambda folder: load(f"hf:{checkpoint(folder)}", Options(outputs=outputs))
 
 
 MODELS: Mapping[str, Callable[[Path], Loaded]] = MappingProxyType(
@@ -88,12 +57,15 @@ MODELS: Mapping[str, Callable[[Path], Loaded]] = MappingProxyType(
         "manual-patch-embedding": _preset("manual-patch-embedding"),
         "vit-embedding": _preset("vit-embedding"),
         "patch-embedding-2d-position": _preset("patch-embedding-2d-position"),
-        "hf-vit": lambda folder: load(f"hf:{checkpoint(folder)}", Options()),
+        "hf-vit": _saved(checkpoints.vit),
+        "hf-deit": _saved(checkpoints.deit),
+        "hf-beit": _saved(checkpoints.beit),
+        "hf-dinov3": _saved(checkpoints.dinov3, "last_hidden_state", "hidden_states.1"),
     }
 )
 """Each by its name, from a folder where it may leave a checkpoint."""
 
 SIZED: Mapping[str, Callable[[Path], Loaded]] = MappingProxyType(
-    {sizes.MODEL: lambda folder: widened(load(f"hf:{checkpoint(folder)}", Options()))}
+    {sizes.MODEL: lambda folder: widened(_saved(checkpoints.vit)(folder))}
 )
 """Those of dynamic height and width, likewise."""

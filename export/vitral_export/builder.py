@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from vitral_export.operations import INPUT, Operand, Operation, Program, Shape, Weight, elements, index_of
 
 
@@ -48,6 +50,12 @@ class Builder:
         if kind == "Transpose":
             step = self._after_transpose(step)
             if step.attributes["perm"] == tuple(range(len(shape))):
+                return step.operands[0]
+        if kind == "Mul" and any(map(_is_one, operands)):
+            return next((item for item in operands if not _is_one(item)), operands[0])
+        if kind == "Concat":
+            step = self._without_empty(step)
+            if len(step.operands) == 1:
                 return step.operands[0]
         if kind == "Reshape":
             self._demand_elements(step)  # of each one: the next may be all that is left of it
@@ -140,6 +148,12 @@ class Builder:
         perm = tuple(earlier.attributes["perm"][axis] for axis in step.attributes["perm"])
         return Operation("Transpose", {"perm": perm}, earlier.operands, step.name, step.shape)
 
+    def _without_empty(self, step: Operation) -> Operation:
+        """A concatenation without operands of no extent, register tokens that a model has none of, say."""
+        axis = step.attributes["axis"]
+        full = tuple(item for item in step.operands if self.shape_of(item)[axis] != 0)
+        return Operation(step.kind, step.attributes, full or step.operands, step.name, step.shape)
+
     def _demand_elements(self, step: Operation) -> None:
         source = self.shape_of(step.operands[0])
         if elements(source) != elements(step.shape):
@@ -149,6 +163,12 @@ class Builder:
         earlier = self.step(step.operands[0], "Reshape")
         source = step.operands if earlier is None else earlier.operands
         return Operation("Reshape", {"shape": step.shape}, source, step.name, step.shape)
+
+
+def _is_one(operand: Operand) -> bool:
+    """Whether a product with it is the other operand, bit for bit: BEiT's layer scale where it has none."""
+    held = operand.array if isinstance(operand, Weight) else np.zeros(0)
+    return held.shape == () and bool(held == 1)
 
 
 def _outline(operand: Operand) -> Hashable:

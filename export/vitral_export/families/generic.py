@@ -20,7 +20,7 @@ _INPUT = "pixel_values"
 _OUTPUTS = ("last_hidden_state", "pooler_output")
 _POOLER = "pooler."
 _UNUSED = ("classifier.", "cls_classifier.", "distillation_classifier.", "decoder.", "head.", "lm_head.")
-_UNUSED_LEAVES = ("mask_token", "position_ids", "relative_position_index")
+_UNUSED_LEAVES = ("mask_token", "position_ids", "relative_position_index", "num_batches_tracked")
 
 
 def load(
