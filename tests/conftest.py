@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import sized_module
 import slow_paths
 from serving import Running, running
 
@@ -90,3 +91,11 @@ def kserve_server(preset_repo: Path, tmp_path_factory: pytest.TempPathFactory) -
     """A server on every preset, for callers of the KServe protocol."""
     with running(preset_repo, log=tmp_path_factory.mktemp("kserve") / "server.log") as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def sized_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with the model `sized`, of any size from 8 x 8 to 64 x 64, natively 32 x 32. Read only."""
+    repo = tmp_path_factory.mktemp("sized") / "models"
+    sized_module.build(repo)
+    return repo

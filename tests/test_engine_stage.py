@@ -167,7 +167,10 @@ def test_nothing_of_a_run_that_failed_is_used_again(
     memory = Breaking()
     lane = _lane(fresh)
     lane._memory = memory
-    before, host = lane.address(8), lane._bound[8].blocks  # kept alive, so that an address cannot come back
+    before, host = (
+        lane.address(8),
+        lane._bound[8, 32, 32, 3].blocks,
+    )  # kept alive, so that an address cannot come back
     memory.fault = fault
     with pytest.raises(RuntimeError, match=f"the {fault} failed"), fresh.lease(5) as broken:
         fresh.run_bound(broken, 5)
@@ -247,7 +250,7 @@ def test_graphs_are_captured_for_warmed_sizes_and_run_in_one_thread(
     assert fresh.stage is not None
     fresh.stage.warm([1, 2, 3])
     assert lane.captured == (1, 2, 4)
-    numbers = [lane._captured[size].get_run_config_entry("gpu_graph_id") for size in lane.captured]
+    numbers = [one.get_run_config_entry("gpu_graph_id") for one in lane._captured.values()]
     assert len({*numbers, "0", "-1"}) == 5  # one for each size, never the default
     assert lane._plain is not None
     assert lane._plain.get_run_config_entry("gpu_graph_id") == "-1"  # what was not warmed captures nothing

@@ -122,6 +122,7 @@ def test_the_first_line_of_each_readme_leads_to_the_other() -> None:
         "README.md",
         "README.ko.md",
         "docs/architecture.md",
+        "docs/image-sizes.md",
         "docs/kserve.md",
         "docs/performance.md",
         "docs/verification.md",

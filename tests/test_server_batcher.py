@@ -23,6 +23,7 @@ from vitral_engine.session import Buffers, GraphSession
 from vitral_server.batcher import Batcher, BatchOptions, Ticket
 from vitral_server.call import Door, Picture
 from vitral_server.feed import Feed
+from vitral_server.plan import Plan
 from vitral_server.reply import Assembly, Frame
 
 WANTED = (Part("patch_embeddings", Selection(), (16, 16)),)
@@ -281,8 +282,8 @@ async def test_a_picture_past_its_deadline_is_not_even_decoded(desk: Desk) -> No
 async def test_a_bug_behind_the_last_picture_ends_the_request(desk: Desk) -> None:
     waiting, _ = desk.request(_row(0))
     call = SimpleNamespace(pictures=(Picture(Door.ENCODED, ImageError("bad", cause="format")),))
-    engine, behind = SimpleNamespace(intake=None), SimpleNamespace(graph=None)
-    plan = SimpleNamespace(engine=engine, sessions={Door.ENCODED: behind}, doors=None)
+    target, behind = SimpleNamespace(size=None), SimpleNamespace(graph=None)
+    plan = Plan(None, None, target, {}, None, {Door.ENCODED: behind}, 0)  # type: ignore[arg-type]
     feed = Feed(call, plan, waiting, SimpleNamespace(alone=True))  # type: ignore[arg-type]
     feed._left = 1
     feed._prepare(0, [call.pictures[0]])

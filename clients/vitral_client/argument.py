@@ -67,6 +67,19 @@ def size(value: object) -> tuple[int, int] | None:
     return int(sides[0]), int(sides[1])
 
 
+def height_width(said: str) -> tuple[int, int]:
+    """Height and width of `HxW`, as an argument of a command.
+
+    Raises:
+        InvalidArgumentError: anything else.
+    """
+    parts = said.lower().split("x")
+    sides = [int(part) for part in parts if part.isascii() and part.isdecimal() and len(part) < 11]
+    if len(parts) != 2 or len(sides) != 2 or not all(map(_is_side, sides)):
+        raise InvalidArgumentError(f"{said!r} is not HEIGHTxWIDTH in pixels, 224x224 say")
+    return sides[0], sides[1]
+
+
 def count(what: str, value: object) -> int:
     """A whole number from 1 on.
 

@@ -17,7 +17,7 @@ from vitral import spec as specs
 from vitral.errors import ImageError, InvalidArgumentError, VitralError
 from vitral.results import Embedding
 from vitral.selection import DTYPES, VIEWS
-from vitral_client import plugins, save, show
+from vitral_client import argument, plugins, save, show
 from vitral_client.channel import DEFAULT_ADDRESS
 from vitral_client.client import Client
 from vitral_client.health import Health
@@ -72,6 +72,7 @@ def embed(args: argparse.Namespace) -> int:
                 rect=args.rect,
                 l2_normalize=args.l2_normalize,
                 dtype=args.dtype,
+                size=args.size,
                 batch=IMAGES_A_REQUEST,
             )
         )
@@ -131,6 +132,8 @@ def _parser(argv: Sequence[str]) -> argparse.ArgumentParser:
         "--outputs", type=_names, metavar="A,B", help="outputs; the model's defaults where absent"
     )
     _add_rows(one)
+    size = "size of the images, for models of dynamic size; the native one where absent"
+    one.add_argument("--size", type=_size, metavar="HxW", help=size)
     one.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help=f"file to write: {', '.join(save.FORMATS)}"
     )
@@ -186,6 +189,13 @@ def _numbers(text: str) -> tuple[int, ...]:
     if not all(part.strip().isdecimal() for part in text.split(",")):
         raise argparse.ArgumentTypeError(f"{text!r} is not whole numbers joined by commas")
     return tuple(map(int, text.split(",")))
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        return argument.height_width(text)
+    except InvalidArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seconds(text: str) -> float:

@@ -77,6 +77,11 @@ class Parts:
         """Images that were read and not yet sent."""
         return sum(not isinstance(entry.content, ImageError) for entry in self._ahead)
 
+    @property
+    def contents(self) -> Iterator[Content]:
+        """What is sent of them."""
+        return (entry.content for entry in self._ahead if not isinstance(entry.content, ImageError))
+
     def fill(self) -> bool:
         """Reads until a request is full or no image is left; false when there is nothing to answer."""
         count, total = self.sendable, sum(map(_bytes, self._ahead))

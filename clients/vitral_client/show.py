@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from vitral import decode as decodes
+from vitral import dynamic
 from vitral import spec as specs
 from vitral.errors import ImageError
 from vitral.results import Embedding
@@ -77,13 +78,14 @@ def models_table(models: Sequence[pb.ServedModel]) -> None:
             STATES.get(served.state, "unknown") + (f": {served.reason}" if served.reason else ""),
             served.device,
             decodes.of_enum(served.decode) if served.device else "",
+            dynamic.described(served.spec) if served.spec.name else "",
             ", ".join(_outputs(served)),
             _weights(served),
             served.spec.fingerprint[:12],
         )
         for served in models
     ]
-    columns = ("model", "version", "state", "device", "decode", "outputs", "weights", "fingerprint")
+    columns = ("model", "version", "state", "device", "decode", "image", "outputs", "weights", "fingerprint")
     _table("models (* output by default)", columns, rows)
 
 

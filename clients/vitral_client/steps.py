@@ -29,6 +29,7 @@ from vitral.v1.model_pb2 import ModelSpec
 from vitral_client import argument, health, reply
 from vitral_client.call import SERVICE, Call, Clock, Deadline, Job, Steps
 from vitral_client.channel import Road
+from vitral_client.extents import specs_at
 from vitral_client.failure import LostError
 from vitral_client.health import Health
 from vitral_client.image import Image, is_one, listed
@@ -82,7 +83,7 @@ class Verbs:
         every: list[Result] = []
         most = MAX_ITEMS
         while (yield Job(parts.fill, parts.blocks)):
-            wish, fitting = yield from self._plan(wish, parts.sendable, clock())
+            wish, fitting = yield from self._plan(wish, parts, clock())
             request: Request = yield Job(
                 partial(parts.take, wish, min(most, fitting), framed=self.sharing is None), parts.blocks
             )
@@ -156,7 +157,7 @@ class Verbs:
 
     def _ask(self, request: Request, wish: Wish, deadline: Deadline) -> Steps[reply.Reply[pb.EmbedResponse]]:
         if self.sharing is not None:
-            size = yield from self._shared_bytes(wish, len(request.sent), deadline)
+            size = yield from self._shared_bytes(wish, request, deadline)
             shared = yield from self.sharing.ask(request, size, deadline)
             if shared is not None:
                 return shared
@@ -164,8 +165,8 @@ class Verbs:
         answer = yield from _call(Call(f"{SERVICE}/Embed", message, deadline))
         return reply.parse(answer)
 
-    def _shared_bytes(self, wish: Wish, images: int, deadline: Deadline) -> Steps[int]:
-        """Shared memory the reply takes; 0 where the server will refuse the wish."""
+    def _shared_bytes(self, wish: Wish, request: Request, deadline: Deadline) -> Steps[int]:
+        """Shared memory the reply takes at most; 0 where the server will refuse the wish."""
         spec = self._known.get(wish.model)
         if spec is None:
             spec = yield from self._learn(wish.model, deadline)
@@ -173,10 +174,13 @@ class Verbs:
         outputs = wish.outputs or tuple(spec.default_outputs)
         if not named.issuperset(outputs):
             return 0
-        return images * sizes.shared_places(spec, [(name, wish.selection) for name in outputs])[1]
+        pairs = [(name, wish.selection) for name in outputs]
+        each = [sizes.shared_places(at, pairs)[1] for at in specs_at(spec, wish.size, request.contents)]
+        return len(request.sent) * max(each)
 
-    def _plan(self, wish: Wish, images: int, deadline: Deadline) -> Steps[tuple[Wish, int]]:
+    def _plan(self, wish: Wish, parts: Parts, deadline: Deadline) -> Steps[tuple[Wish, int]]:
         """The wish with its outputs named where it must be, and the most images whose reply fits."""
+        images = parts.sendable
         # Rows and element types are asked for output by output: the defaults have to be known by name.
         named = bool(wish.outputs) or wish.selection == WHOLE
         if not images or (named and images == 1):
@@ -185,7 +189,8 @@ class Verbs:
         if spec is None:
             spec = yield from self._learn(wish.model, deadline)
         outputs = wish.outputs or tuple(spec.default_outputs)
-        fitting = sizes.most_images(spec, [(name, wish.selection) for name in outputs])
+        pairs = [(name, wish.selection) for name in outputs]
+        fitting = min(sizes.most_images(at, pairs) for at in specs_at(spec, wish.size, parts.contents))
         return wish if named else replace(wish, outputs=outputs), fitting
 
     def _learn(self, model: str, deadline: Deadline) -> Steps[ModelSpec]:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vitral.decode import MODES
+from vitral.errors import InvalidArgumentError
+from vitral_client.argument import height_width
 from vitral_extract.choice import REPO
 
 if TYPE_CHECKING:
@@ -41,6 +43,9 @@ def _add_model(model: argparse._ArgumentGroup) -> None:
         choices=MODES,
         help="exact (default), or fast: large JPEGs at a fraction of their sides, with slightly other "
         "pixels; with --server, what the servers must do",
+    )
+    model.add_argument(
+        "--size", type=_size, metavar="HxW", help="of the images, for models of dynamic size; default: native"
     )
     model.add_argument(
         "--workers",
@@ -90,6 +95,13 @@ def _names(text: str) -> tuple[str, ...]:
     if not names:
         raise argparse.ArgumentTypeError("nothing is named")
     return names
+
+
+def _size(text: str) -> tuple[int, int]:
+    try:
+        return height_width(text)
+    except InvalidArgumentError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _whole(text: str) -> int:

@@ -26,7 +26,12 @@ def embedder_of(args: argparse.Namespace) -> Embedder:
         from vitral_extract.remote import Remote
 
         return Remote(
-            args.server, model=args.model, timeout=60.0, workers=args.workers or 0, decode=args.decode
+            args.server,
+            model=args.model,
+            timeout=60.0,
+            workers=args.workers or 0,
+            decode=args.decode,
+            size=args.size,
         )
     from vitral_engine.artifact import models
     from vitral_engine.runtime import cpu_count
@@ -41,4 +46,6 @@ def embedder_of(args: argparse.Namespace) -> Embedder:
             raise InvalidArgumentError(f"name the model with --model; {said}")
         args.model = str(found[0])
     workers = args.workers or cpu_count()
-    return InProcess(Path(args.model), device=args.device, workers=workers, decode=args.decode or EXACT)
+    return InProcess(
+        Path(args.model), device=args.device, workers=workers, decode=args.decode or EXACT, size=args.size
+    )

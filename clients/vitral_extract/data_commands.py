@@ -56,6 +56,8 @@ def _same_model(data: Dataset, args: argparse.Namespace) -> Embedder | None:
         if not (folder := REPO / model / version).is_dir():
             return None
         args.model = str(folder)
+    size = data.manifest.get("size")
+    args.size = size and tuple(size)
     if not args.server:
         args.decode = args.decode or data.manifest.get("decode")
     return embedder_of(args)

@@ -12,6 +12,7 @@ import numpy as np
 
 import vitral_engine
 from vitral.decode import EXACT
+from vitral.dynamic import Size
 from vitral.errors import ImageError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
@@ -26,8 +27,9 @@ class Embedder(Protocol):
     """What a run embeds with. `embed` may be called from several threads.
 
     Attributes:
-        spec: the model's spec.
+        spec: the model's spec, that of a static model at the size in use.
         version: its version.
+        size: height and width of the images; None for a model that has but one size.
         provider: what it runs on.
         decode: how it decodes image files, "exact" or "fast".
         workers: threads that keep it busy.
@@ -36,6 +38,7 @@ class Embedder(Protocol):
 
     spec: pb.ModelSpec
     version: str
+    size: Size | None
     provider: str
     decode: str
     workers: int
@@ -60,15 +63,19 @@ class InProcess:
         device: "auto", "cpu", "cuda[:N]" or "tensorrt[:N]".
         workers: threads.
         decode: "exact" or "fast".
+        size: height and width, for models of dynamic size; None: the native ones.
 
     Raises:
-        VitralError: the model cannot be opened there.
+        VitralError: the model cannot be opened there, or does not take the size.
     """
 
-    def __init__(self, model: Path, *, device: str, workers: int, decode: str = EXACT) -> None:
+    def __init__(
+        self, model: Path, *, device: str, workers: int, decode: str = EXACT, size: Size | None = None
+    ) -> None:
         self._model = vitral_engine.open(model, device=device, threads=1, decode=decode)
+        sized = self._model.at(size)
         self.decode = decode
-        self.spec = self._model.spec
+        self.spec, self.size, self._intake = sized.spec, sized.size, sized.intake
         self.version = self._model.version
         self.provider = self._model.placement.provider
         self.workers = workers
@@ -84,13 +91,13 @@ class InProcess:
         session = self._model.session_for(sorted({column.output for column in columns}), prepared=False)
         errors: list[ImageError | None] = [None] * len(items)
         good: list[int] = []
-        with session.lease(len(items)) as buffers:
+        with session.lease(len(items), self.size) as buffers:
             for index, item in enumerate(items):
                 try:
                     start = perf_counter()
                     data = item.read()
                     stages.add("read", perf_counter() - start)
-                    row = self._model.intake.encoded(data, session.graph)
+                    row = self._intake.encoded(data, session.graph)
                 except ImageError as error:
                     errors[index] = _bare(error)
                     continue

@@ -191,4 +191,5 @@ def _settings(wanted: Wanted, embedder: Embedder, columns: tuple[Column, ...], f
         count=facts.count,
         source=facts.sha256,
         decode=embedder.decode,
+        size=embedder.size,
     )

@@ -10,6 +10,8 @@ from time import perf_counter
 import numpy as np
 
 from vitral import decode as decodes
+from vitral import dynamic
+from vitral.dynamic import Size
 from vitral.errors import (
     DeadlineError,
     ImageError,
@@ -42,13 +44,22 @@ class Remote:
         timeout: seconds a request has.
         workers: requests in flight; 0: four for each server.
         decode: how they must decode image files, "exact" or "fast"; None: as they do, all alike.
+        size: height and width, for models of dynamic size; None: the native ones.
 
     Raises:
-        VitralError: no server answers, it has no such model, or it decodes otherwise.
+        VitralError: no server answers, it has no such model, it decodes otherwise, or the model does not take
+            the size.
     """
 
     def __init__(
-        self, server: str, *, model: str | None, timeout: float, workers: int = 0, decode: str | None = None
+        self,
+        server: str,
+        *,
+        model: str | None,
+        timeout: float,
+        workers: int = 0,
+        decode: str | None = None,
+        size: Size | None = None,
     ) -> None:
         self._client = Client(server, timeout=timeout)
         self._closed = threading.Event()
@@ -56,11 +67,12 @@ class Remote:
             served = self._client.model(model)
             self.decode = decode or decodes.of_enum(served.decode)
             _demand_decode(self.decode, server, served, model)
+            self.spec = dynamic.at(served.spec, size)
         except BaseException:
             self._client.close()
             raise
         self._name = model or served.spec.name
-        self.spec = served.spec
+        self.size = (size or dynamic.native(served.spec)) if dynamic.is_dynamic(served.spec) else None
         self.version = served.version
         self.provider = served.provider
         self.workers = workers or _IN_FLIGHT * (server.count(",") + 1)
@@ -131,6 +143,7 @@ class Remote:
                     model=self._name,
                     outputs=list(dict.fromkeys(column.output for column in columns)),
                     dtype=dtype,
+                    size=self.size,
                     errors="return",
                     expect_fingerprint=self.spec.fingerprint,
                 )

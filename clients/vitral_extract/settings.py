@@ -37,6 +37,7 @@ class Settings:
         count: pictures of the source.
         source: sha256 of the source's listing.
         decode: how image files are decoded; runs from before there was a choice have it exact.
+        size: height and width of the images, of a model of dynamic size.
     """
 
     model: str
@@ -50,6 +51,7 @@ class Settings:
     count: int
     source: str
     decode: str = EXACT
+    size: tuple[int, ...] | None = None
 
     def write(self, folder: Path) -> None:
         """Writes run.json."""
@@ -64,7 +66,16 @@ class Settings:
         Raises:
             InvalidArgumentError: naming the first field that differs, and both values.
         """
-        for name in ("fingerprint", "preprocessing", "decode", "outputs", "dtype", "format", "shard_rows"):
+        for name in (
+            "fingerprint",
+            "preprocessing",
+            "decode",
+            "size",
+            "outputs",
+            "dtype",
+            "format",
+            "shard_rows",
+        ):
             mine, its = getattr(self, name), getattr(earlier, name)
             if isinstance(mine, dict) and isinstance(its, dict):
                 mine, its = _differing(mine, its), _differing(its, mine)
@@ -88,7 +99,8 @@ def read(folder: Path) -> Settings | None:
         data = json.loads(path.read_bytes())
         if data.pop("schema") > SCHEMA:
             raise ArtifactError(f"{path} was written by a newer vitral: upgrade vitral")
-        return Settings(**{**data, "outputs": tuple(data["outputs"])})
+        size = data.get("size")
+        return Settings(**{**data, "outputs": tuple(data["outputs"]), "size": size and tuple(size)})
     except (ValueError, TypeError, KeyError) as error:
         raise ArtifactError(f"{path} cannot be read: {error}") from None
 
@@ -108,5 +120,5 @@ def _differing(one: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
 def _said(value: object) -> str:
     if isinstance(value, dict):
         value = tuple(f"{key} {of}" for key, of in value.items())
-    text = ", ".join(value) if isinstance(value, tuple) else str(value)
+    text = ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
     return text if len(text) < 80 else f"{text[:77]}..."

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 from rich.table import Table
 
+from vitral import dynamic, tensors
 from vitral import spec as specs
-from vitral import tensors
 from vitral.v1 import model_pb2 as pb
 from vitral_export.contract import described
 
@@ -99,7 +99,7 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
     return [
         ("weights", note.upper() if specs.is_random(spec) else note),
         ("source", f"{spec.source.kind}, {spec.source.reference}"),
-        ("image", f"{item.image_size.height} x {item.image_size.width}, {item.in_channels} channels"),
+        ("image", f"{dynamic.described(spec)}, {item.in_channels} channels"),
         ("patch", f"{item.patch_size.height} x {item.patch_size.width}"),
         ("grid", f"{item.grid.height} x {item.grid.width}"),
         ("width", f"{item.embed_dim}"),

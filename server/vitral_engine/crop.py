@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from vitral.dynamic import Size
 from vitral.errors import ArtifactError
 from vitral.v1 import model_pb2 as pb
 
@@ -30,21 +31,49 @@ def check(preprocessing: pb.Preprocessing) -> None:
             raise ArtifactError(f"the preprocessing has a size of {size.height} x {size.width}")
 
 
-def resized(preprocessing: pb.Preprocessing, *, height: int, width: int) -> tuple[int, int]:
+def resized(
+    preprocessing: pb.Preprocessing, *, height: int, width: int, size: Size | None = None
+) -> tuple[int, int]:
     """Height and width after the resize of a picture of this size.
+
+    For a row of another size than the contract's own, `size`: a contract without a crop resizes to it. One
+    with a crop crops to it, and resizes to what is larger than it by the ratio of its own resize to its own
+    crop. So one of a shortest edge has the picture scaled, its proportions kept, until it just covers the
+    size enlarged by the ratio of edge to crop: for square sizes, to a shortest edge enlarged like the crop.
 
     Raises:
         ValueError: they are too large.
     """
+    if size is not None:
+        return _resized_for(size, preprocessing, height, width)
     edge = preprocessing.shortest_edge
     if not edge:
         return preprocessing.size.height, preprocessing.size.width
     short, long = sorted((height, width))
     longer = int(edge * long / short)  # in float and rounded down, as both libraries have it
     if edge * longer > MAX_RESIZED:
-        size = f"{height} x {width}, its shortest edge at {edge}, becomes {edge} x {longer}"
-        raise ValueError(f"{size}, over the limit of {MAX_RESIZED} pixels")
+        said = f"{height} x {width}, its shortest edge at {edge}, becomes {edge} x {longer}"
+        raise ValueError(f"{said}, over the limit of {MAX_RESIZED} pixels")
     return (longer, edge) if width <= height else (edge, longer)
+
+
+def _resized_for(size: Size, told: pb.Preprocessing, height: int, width: int) -> tuple[int, int]:
+    if not told.HasField("crop_size"):
+        return size
+    crop = told.crop_size
+    if not told.shortest_edge:
+        return round(size[0] * told.size.height / crop.height), round(size[1] * told.size.width / crop.width)
+    ratio = told.shortest_edge / min(crop.height, crop.width)
+    if size[0] * width >= size[1] * height:  # the height is what is short
+        rows = round(size[0] * ratio)
+        columns = rows * width // height
+    else:
+        columns = round(size[1] * ratio)
+        rows = columns * height // width
+    if rows * columns > MAX_RESIZED:
+        said = f"{height} x {width}, made to cover {size[0]} x {size[1]}, becomes {rows} x {columns}"
+        raise ValueError(f"{said}, over the limit of {MAX_RESIZED} pixels")
+    return rows, columns
 
 
 def centre(pixels: NDArray[np.uint8], height: int, width: int, *, in_front: int) -> NDArray[np.uint8]:

@@ -9,36 +9,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import numpy as np
 import PIL
-from numpy.typing import NDArray
 
 from vitral import decode as decodes
 from vitral import spec as specs
+from vitral.dynamic import Size
 from vitral.errors import ImageError, ImageErrors, InvalidArgumentError
 from vitral.results import Embedding
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
-from vitral_engine import goldens, image
+from vitral_engine import goldens, image, rows
 from vitral_engine.arrangement import Arrangement, arrange
 from vitral_engine.artifact import Artifact, open_artifact
 from vitral_engine.device import Placement, place
-from vitral_engine.half import cast
-from vitral_engine.intake import Intake
+from vitral_engine.placement import TENSORRT
 from vitral_engine.preprocess import Preprocessor
 from vitral_engine.replay import ReplayRow, demand, replay_session
+from vitral_engine.rows import Image
 from vitral_engine.session import GraphSession, SessionOptions
+from vitral_engine.sized import Sized, Sizes
 from vitral_engine.staging import DEFAULT, Staging
 
 log = logging.getLogger(__name__)
-
-Image = str | os.PathLike[str] | bytes | NDArray[np.uint8]
-"""A path, the bytes of an image file, or uint8 pixels (H, W, 3)."""
-
-_BATCH = 8
-"""Rows of one run in process: larger ones fall out of the CPU's cache."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +58,7 @@ class Model:
         artifact: its files.
         placement: where it runs.
         decode: how image files are decoded, "exact" or "fast".
-        intake: from pictures to rows.
+        intake: from pictures to rows of the native size.
         sessions: graph file to its session.
         replayed: how its goldens came out.
         load_ms: that opening took.
@@ -85,7 +79,10 @@ class Model:
         self.artifact = artifact
         self.placement = placement
         self.decode = decode
-        self.intake = Intake(spec, max_pixels=max_pixels, decode=decode)
+        # TensorRT would build an engine for each size, for minutes, while callers wait.
+        native_on = placement.device if placement.provider == TENSORRT else ""
+        self._sizes = Sizes(spec, max_pixels=max_pixels, decode=decode, native_on=native_on)
+        self.intake = self.at(None).intake
         options = {
             graph.file: cores.options(first=position == 0, staging=staging)
             for position, graph in enumerate(spec.graphs)
@@ -109,6 +106,15 @@ class Model:
         """Folder name of the version."""
         return self.artifact.version
 
+    def at(self, size: Size | None) -> Sized:
+        """What it is at an image size (height, width); None: at the native one.
+
+        Raises:
+            InvalidArgumentError: it does not take this size; the message names those it does.
+            UnsupportedError: it does not on this device.
+        """
+        return self._sizes.at(size)
+
     def session_for(self, outputs: Sequence[str], *, prepared: bool) -> GraphSession:
         """The session of the cheapest graph that gives these outputs from this kind of input."""
         return self.sessions[specs.cheapest_graph(self.spec, outputs, pixels=not prepared).file]
@@ -119,7 +125,12 @@ class Model:
             session.warm(rows)
 
     def embed(
-        self, images: Sequence[Image], *, outputs: Sequence[str] | None = None, dtype: str = "float32"
+        self,
+        images: Sequence[Image],
+        *,
+        outputs: Sequence[str] | None = None,
+        dtype: str = "float32",
+        size: Size | None = None,
     ) -> list[Embedding]:
         """Embeds images in process.
 
@@ -127,24 +138,27 @@ class Model:
             images: paths, file bytes or uint8 (H, W, 3) arrays.
             outputs: output names; None for the model's defaults.
             dtype: "float32" or "float16".
+            size: height and width, for models of dynamic size; None: the native ones.
 
         Raises:
             ImageErrors: some images failed; the others' embeddings are in it.
-            InvalidArgumentError: an output or dtype is unknown.
+            InvalidArgumentError: an output or dtype is unknown, or the model does not take this size.
         """
         if isinstance(images, str | bytes | np.ndarray):
             raise InvalidArgumentError("embed takes a list of images; wrap a single one in a list")
         if dtype not in ("float32", "float16"):
             raise InvalidArgumentError(f"unknown dtype {dtype!r}; float32 and float16 are known")
-        names = list(outputs or self.spec.default_outputs)
+        sized, names = self.at(size), list(outputs or self.spec.default_outputs)
         for name in names:
             specs.output(self.spec, name)
         specs.demand_numbers(self.spec, names)
         session = self.session_for(names, prepared=False)
-        rows = [self._row(item, session.graph, index) for index, item in enumerate(images)]
-        good = [row for row in rows if not isinstance(row, ImageError)]
-        arrays = iter(_run(session, good, names, np.dtype(dtype)))
-        results = [row if isinstance(row, ImageError) else self._embedding(next(arrays)) for row in rows]
+        found = [rows.read(sized.intake, item, session.graph, index) for index, item in enumerate(images)]
+        good = [row for row in found if not isinstance(row, ImageError)]
+        arrays = iter(rows.run(session, good, names, np.dtype(dtype), sized.size))
+        results = [
+            row if isinstance(row, ImageError) else self._embedding(next(arrays), sized) for row in found
+        ]
         failed = any(isinstance(result, ImageError) for result in results)
         if failed:
             raise ImageErrors(results)
@@ -154,20 +168,8 @@ class Model:
         """Lets the sessions go."""
         self.sessions.clear()
 
-    def _row(self, item: Image, graph: pb.Graph, index: int) -> Array | ImageError:
-        try:
-            if isinstance(item, np.ndarray):
-                return self.intake.pixels(item, graph).array
-            data = item if isinstance(item, bytes) else Path(item).read_bytes()
-            return self.intake.encoded(data, graph).array
-        except OSError as error:
-            return ImageError(f"cannot read {item!r}: {error.strerror}", cause="unreadable", index=index)
-        except ImageError as error:
-            error.index = index
-            return error
-
-    def _embedding(self, arrays: dict[str, Array]) -> Embedding:
-        grid = self.spec.architecture.grid
+    def _embedding(self, arrays: dict[str, Array], sized: Sized) -> Embedding:
+        grid = sized.spec.architecture.grid
         return Embedding(arrays, (grid.height, grid.width), self.spec, self.version, decode=self.decode)
 
 
@@ -202,29 +204,6 @@ def open(
     found = open_artifact(Path(path))
     cores = arrange(placement, threads=threads)
     return Model(found, placement, cores=cores, max_pixels=max_pixels, staging=staging, decode=decode)
-
-
-def _run(
-    session: GraphSession, rows: Sequence[Array], names: Sequence[str], dtype: np.dtype[Any]
-) -> list[dict[str, Array]]:
-    results: list[dict[str, Array]] = []
-    for start in range(0, len(rows), _BATCH):
-        part = rows[start : start + _BATCH]
-        with session.lease(_BATCH) as buffers:
-            for place, row in enumerate(part):
-                buffers.fill(place, row)
-            session.run_bound(buffers, len(part))
-            results += [
-                {name: _copy(buffers.outputs[name][i], dtype) for name in names} for i in range(len(part))
-            ]
-    return results
-
-
-def _copy(source: Array, dtype: np.dtype[Any]) -> Array:
-    """The buffers go back to their owner, the results to the caller."""
-    made = np.empty(source.shape, dtype)
-    cast(source, made)
-    return made
 
 
 def _replay(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from vitral import decode as decodes
 from vitral import spec as specs
+from vitral.dynamic import Size
 from vitral.errors import ImageError, InvalidArgumentError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
@@ -61,18 +62,25 @@ class Intake:
         spec: of the model.
         max_pixels: most pixels of one image.
         decode: how image files are decoded, one of `vitral.decode.MODES`.
+        size: height and width of the rows, where they are not those of the preprocessing contract.
 
     Raises:
         InvalidArgumentError: there is no such mode.
     """
 
     def __init__(
-        self, spec: pb.ModelSpec, *, max_pixels: int = images.MAX_PIXELS, decode: str = decodes.EXACT
+        self,
+        spec: pb.ModelSpec,
+        *,
+        max_pixels: int = images.MAX_PIXELS,
+        decode: str = decodes.EXACT,
+        size: Size | None = None,
     ) -> None:
         self._spec = spec
         self._fast = decodes.demand(decode) == decodes.FAST
         self._max_pixels = max_pixels
-        self._preprocessor = Preprocessor(spec.preprocessing) if spec.HasField("preprocessing") else None
+        told = spec.preprocessing
+        self._preprocessor = Preprocessor(told, size=size) if spec.HasField("preprocessing") else None
 
     def encoded(self, data: bytes, graph: pb.Graph) -> Row:
         """A row from the bytes of an image file.
@@ -86,7 +94,7 @@ class Intake:
         opened = images.open_header(data, max_pixels=self._max_pixels, high_depth=rule)
         # The limits above are of the whole picture, whatever is decoded of it.
         pixels = opened.width * opened.height
-        extent = scaled.shrink(opened, preprocessor.spec) if self._fast else None
+        extent = scaled.shrink(opened, preprocessor.spec, size=preprocessor.size) if self._fast else None
         with _room(pixels if extent is None else extent.pixels):
             start = perf_counter()
             rgb = images.to_rgb(opened, len(data))

@@ -8,10 +8,12 @@ CUDA graphs need, which read and write the addresses they were captured with, wh
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count as counter
+from typing import TypeAlias
 
 import onnxruntime as ort
 
@@ -25,12 +27,18 @@ log = logging.getLogger(__name__)
 _CAPTURE_RUNS = 3
 """Runs until a graph is captured: up to two that only allocate, and the one that is captured."""
 
+_MOST_BOUND = 64
+"""Shapes that stay bound beside those of the native size: a model of dynamic size has hundreds."""
+
+Key: TypeAlias = tuple[int, ...]
+"""Rows of a batch, and the shape of one."""
+
 _ids = counter(1)
 
 
 @dataclass(frozen=True)
 class Bound:
-    """Device addresses of one batch size, bound once. It holds the blocks they lie in."""
+    """Device addresses of batches of one shape, bound once. It holds the blocks they lie in."""
 
     binding: ort.IOBinding
     input: int
@@ -51,8 +59,8 @@ class Lane:
     ) -> None:
         self._session, self._signature, self._memory = session, signature, memory
         self._blocks: dict[str, Block] = {}
-        self._bound: dict[int, Bound] = {}
-        self._captured: dict[int, ort.RunOptions] = {}
+        self._bound: dict[Key, Bound] = {}
+        self._captured: dict[Key, ort.RunOptions] = {}
         self._plain = _graph(-1) if graphs else None
         # onnxruntime keeps captured graphs by thread: in another one it would capture them again.
         self._hand = Hand("lane") if graphs else None
@@ -70,17 +78,18 @@ class Lane:
         *lower, largest = sorted(sizes)
         for rows in (largest, *lower):
             self._do(partial(self._run, buffers, rows, rows))
-            if self._plain is not None and rows not in self._captured:
-                self._do(partial(self._capture, rows))
+            key = _key(buffers, rows)
+            if self._plain is not None and key not in self._captured:
+                self._do(partial(self._capture, key))
 
     @property
     def captured(self) -> tuple[int, ...]:
-        """Sizes that run as captured graphs."""
-        return tuple(sorted(self._captured))
+        """Batch sizes that run as captured graphs."""
+        return tuple(sorted(rows for rows, *_ in self._captured))
 
     def address(self, rows: int) -> int:
-        """Where the input of this size lies on the device; 0 before its first run."""
-        bound = self._bound.get(rows)
+        """Where the input of a batch of this size lies on the device; 0 before its first run."""
+        bound = self._bound.get(self._signature.input.shape(rows))
         return bound.input if bound else 0
 
     def _do(self, task: partial[None]) -> None:
@@ -92,9 +101,10 @@ class Lane:
     def _run(self, buffers: Buffers, count: int, rows: int) -> None:
         with GATE.shared():
             try:
-                bound = self._bound.get(rows) or self._bind(rows)
+                key = _key(buffers, rows)
+                bound = self._bound.get(key) or self._bind(key, buffers)
                 self._memory.upload(bound.input, buffers.input[:rows])
-                options = self._captured.get(rows, self._plain)
+                options = self._captured.get(key, self._plain)
                 self._session.run_with_iobinding(bound.binding, options)
                 for name, address in bound.outputs:
                     self._memory.download(buffers.outputs[name][:count], address)
@@ -102,40 +112,56 @@ class Lane:
                 self._abandon()
                 raise
 
-    def _capture(self, rows: int) -> None:
+    def _capture(self, key: Key) -> None:
         options = _graph(next(_ids))
         with GATE.alone():
             try:
                 for _ in range(_CAPTURE_RUNS):
-                    self._session.run_with_iobinding(self._bound[rows].binding, options)
+                    self._session.run_with_iobinding(self._bound[key].binding, options)
             except BaseException:
                 self._abandon()
                 raise
-            self._captured[rows] = options
+            self._captured[key] = options
 
-    def _bind(self, rows: int) -> Bound:
+    def _bind(self, key: Key, buffers: Buffers) -> Bound:
         memory, signature = self._memory, self._signature
-        for slot in (signature.input, *signature.outputs):
-            size = slot.size(rows)
-            if slot.name not in self._blocks or self._blocks[slot.name].size < size:
-                self._blocks[slot.name] = memory.block(size)
+        shapes = {name: (key[0], *array.shape[1:]) for name, array in buffers.outputs.items()}
+        self._make_room({slot.name: shapes[slot.name] for slot in signature.outputs}, key)
         binding, taken, blocks = self._session.io_binding(), signature.input, self._blocks
         address = blocks[taken.name].address
         where = (memory.kind, memory.index)
-        binding.bind_input(taken.name, *where, taken.element, taken.shape(rows), address)
+        binding.bind_input(taken.name, *where, taken.element, key, address)
         for slot in signature.outputs:
             to = blocks[slot.name].address
-            binding.bind_output(slot.name, *where, slot.element, slot.shape(rows), to)
+            binding.bind_output(slot.name, *where, slot.element, shapes[slot.name], to)
         outputs = tuple((slot.name, blocks[slot.name].address) for slot in signature.outputs)
         bound = Bound(binding, address, outputs, tuple(blocks.values()))
-        self._bound[rows] = bound
+        self._bound[key] = bound
         return bound
+
+    def _make_room(self, outputs: Mapping[str, Key], taken: Key) -> None:
+        """Blocks that hold these shapes; other image sizes' bindings to smaller ones are let go."""
+        slots = (self._signature.input, *self._signature.outputs)
+        needed = {slot.name: math.prod(outputs.get(slot.name, taken)) * slot.dtype.itemsize for slot in slots}
+        small = [
+            name for name, size in needed.items() if name in self._blocks and self._blocks[name].size < size
+        ]
+        native = {key: bound for key, bound in self._bound.items() if key[1:] == self._signature.input.row}
+        if small or len(self._bound) - len(native) >= _MOST_BOUND:
+            self._bound = native
+        for name, size in needed.items():
+            if name in small or name not in self._blocks:
+                self._blocks[name] = self._memory.block(size)
 
     def _abandon(self) -> None:
         """After a run that failed nobody knows what the device still does: its memory is never used again."""
         if self._captured:
             log.warning("a run failed: its captured CUDA graphs are dropped, plain runs take their place")
         self._bound, self._blocks, self._captured = {}, {}, {}
+
+
+def _key(buffers: Buffers, rows: int) -> Key:
+    return (rows, *buffers.input.shape[1:])
 
 
 def _graph(number: int) -> ort.RunOptions:

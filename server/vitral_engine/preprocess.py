@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from vitral.dynamic import Size
 from vitral.errors import ArtifactError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import antialias, crop
@@ -57,12 +58,16 @@ class _Contract:
 class Preprocessor:
     """One preprocessing contract, ready to apply. Stateless after construction; any thread may call it.
 
+    Args:
+        preprocessing: the contract.
+        size: height and width of what it makes, where they are not its own; see `crop.resized`.
+
     Raises:
         ArtifactError: the contract is none that this version knows, or its numbers do not fit RGB.
     """
 
-    def __init__(self, preprocessing: pb.Preprocessing) -> None:
-        self.spec = preprocessing
+    def __init__(self, preprocessing: pb.Preprocessing, *, size: Size | None = None) -> None:
+        self.spec, self.size = preprocessing, size
         if preprocessing.contract not in CONTRACTS:
             known = ", ".join(CONTRACTS)
             raise ArtifactError(
@@ -73,7 +78,7 @@ class Preprocessor:
         self._table = self._contract.table(preprocessing)
 
     def resize(self, rgb: Picture, extent: Extent | None = None) -> NDArray[np.uint8]:
-        """RGB pixels (H, W, 3) of any size to uint8 (h, w, 3) of the contract's size, cropped where it crops.
+        """RGB pixels (H, W, 3) of any size to uint8 (h, w, 3) of its size, cropped where it crops.
 
         Args:
             rgb: the picture.
@@ -85,21 +90,20 @@ class Preprocessor:
         told = self.spec
         whole = rgb if extent is None else extent
         height, width = whole.shape[:2] if isinstance(whole, np.ndarray) else (whole.height, whole.width)
-        target = crop.resized(told, height=height, width=width)
+        target = crop.resized(told, height=height, width=width, size=self.size)
         if isinstance(rgb, np.ndarray) and self.keeps(height, width):
             return rgb
         pixels = self._contract.resize(rgb, target, told.resample, None if extent is None else extent.box)
         if not told.HasField("crop_size"):
             return pixels
-        return crop.centre(
-            pixels, told.crop_size.height, told.crop_size.width, in_front=self._contract.in_front
-        )
+        rows, columns = self.size or (told.crop_size.height, told.crop_size.width)
+        return crop.centre(pixels, rows, columns, in_front=self._contract.in_front)
 
     def keeps(self, height: int, width: int) -> bool:
         """Whether pixels of this size stay as they are: resized to their own size, and not cropped."""
         told = self.spec
         sized = told.HasField("size") and not told.HasField("crop_size")
-        return sized and (height, width) == (told.size.height, told.size.width)
+        return sized and (height, width) == (self.size or (told.size.height, told.size.width))
 
     def normalise(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Resized pixels (..., h, w, 3) to the float32 input (..., 3, h, w)."""

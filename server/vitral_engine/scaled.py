@@ -12,6 +12,7 @@ from typing import TypeAlias
 from PIL import ExifTags, Image
 from PIL.JpegImagePlugin import JpegImageFile
 
+from vitral.dynamic import Size
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import crop
 
@@ -48,10 +49,13 @@ class Extent:
     pixels: int
 
 
-def shrink(image: Image.Image, preprocessing: pb.Preprocessing, *, gap: float = GAP) -> Extent | None:
+def shrink(
+    image: Image.Image, preprocessing: pb.Preprocessing, *, size: Size | None = None, gap: float = GAP
+) -> Extent | None:
     """Has an opened image decoded at a fraction of its sides; None where it stays as it is.
 
-    It stays unless it is a JPEG whose sides, shrunk, are at least `gap` times those it is resized to.
+    It stays unless it is a JPEG whose sides, shrunk, are at least `gap` times those it is resized to, where
+    rows of this size are wanted, or of the contract's own.
     """
     if not isinstance(image, JpegImageFile) or preprocessing.resample == pb.RESAMPLE_NEAREST:
         return None
@@ -59,7 +63,7 @@ def shrink(image: Image.Image, preprocessing: pb.Preprocessing, *, gap: float = 
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
         turned = orientation in _TURNS
         height, width = (image.width, image.height) if turned else (image.height, image.width)
-        target = crop.resized(preprocessing, height=height, width=width)
+        target = crop.resized(preprocessing, height=height, width=width, size=size)
     except Exception:  # damaged EXIF, or a picture too long: whoever decodes or resizes it says so
         return None
     shrunk = min(height / target[0], width / target[1])

@@ -8,11 +8,14 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from queue import SimpleQueue
+from typing import Any
 
+import numpy as np
 import onnxruntime as ort
 
+from vitral.tensors import Array
 from vitral_engine.buckets import Buckets
-from vitral_engine.buffers import Buffers, Signature
+from vitral_engine.buffers import Arena, Buffers, Signature
 from vitral_engine.gate import GATE
 from vitral_engine.lane import Lane
 from vitral_engine.memory import Memory
@@ -49,12 +52,13 @@ class Stage:
             self._free.put(lane)
 
     def allocate(self, rows: int) -> Buffers:
-        """Host buffers for up to `rows` rows and what pads them."""
-        rows = self.buckets.of(rows)
+        """Host buffers for up to `rows` rows and what pads them; of the native size, where there are more."""
+        return Arena(self.host).buffers(self._signature, self.buckets.of(rows))
+
+    def host(self, shape: Sequence[int], dtype: np.dtype[Any]) -> Array:
+        """See `Memory.host`."""
         with GATE.shared():
-            host, taken = self._memory.host, self._signature.input
-            outputs = {slot.name: host(slot.shape(rows), slot.dtype) for slot in self._signature.outputs}
-            return Buffers(host(taken.shape(rows), taken.dtype), outputs)
+            return self._memory.host(shape, dtype)
 
     def run(self, buffers: Buffers, count: int) -> None:
         """Runs the first `count` rows of the buffers, and fills no more than these of their outputs.

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import onnxruntime as ort
 
+from vitral import dynamic
+from vitral.dynamic import Size
 from vitral.tensors import numpy_dtype
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
@@ -66,10 +68,17 @@ def stage_of(
     return Stage(sessions, memories, signature, buckets=staging.sizes, graphs=graphs)
 
 
-def signature_of(taken: pb.GraphInput, outputs: Iterable[pb.Output]) -> Signature:
-    """Names, row shapes and dtypes of a graph's input and of these outputs."""
+def signature_of(spec: pb.ModelSpec, file: str, size: Size | None = None) -> Signature:
+    """Names, row shapes and dtypes of what a graph takes and gives at an image size, None for the native one.
+
+    Raises:
+        InvalidArgumentError: the model does not take this size.
+    """
+    sized = dynamic.at(spec, size)
+    graph = next(graph for graph in sized.graphs if graph.file == file)
+    outputs = [item for item in sized.outputs if item.name in graph.outputs]
     given = tuple(_slot(item.name, item.dtype, item.axes) for item in outputs)
-    return Signature(_slot(taken.name, taken.dtype, taken.axes), given)
+    return Signature(_slot(graph.input.name, graph.input.dtype, graph.input.axes), given)
 
 
 def _slot(name: str, dtype: int, axes: Sequence[pb.Axis]) -> Slot:

@@ -1,5 +1,6 @@
 """Work-conserving batching: an idle session takes what is there at once; while it runs, the queue fills.
 
+Rows of one image size share a run, and the oldest row there is says which.
 One thread a run copies the rows in, runs, and hands every request its slices before the buffers go back.
 Rows whose caller left or whose deadline passed are dropped before they cost a run.
 """
@@ -8,16 +9,17 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections import deque
 from dataclasses import dataclass
 from time import monotonic
 from uuid import uuid4
 
+from vitral.dynamic import Size
 from vitral.errors import DeadlineError, QueueFullError, ServerError, TooLargeError, UnavailableError
 from vitral.tensors import Array
 from vitral_engine.session import GraphSession
 from vitral_server.reply import Assembly
 from vitral_server.telemetry import Runs
+from vitral_server.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +37,7 @@ class Ticket:
         row: what the graph takes.
         came: when it came.
         alone: whether no other request was in work then.
+        size: of the image, for a model of dynamic size.
     """
 
     assembly: Assembly
@@ -42,6 +45,7 @@ class Ticket:
     row: Array
     came: float
     alone: bool = True
+    size: Size | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,7 @@ class Batcher:
         self, session: GraphSession, options: BatchOptions, *, name: str, runs: Runs | None = None
     ) -> None:
         self._session, self._options, self._runs = session, options, runs
-        self._queue: deque[Ticket] = deque()
+        self._queue = Waiting()
         self._ready = threading.Condition()
         self._closed = False
         self._dead = ""
@@ -159,11 +163,13 @@ class Batcher:
     def _next(self) -> list[Ticket]:
         """The next batch, and a run taken for it unless it is empty. With the lock held."""
         batch: list[Ticket] = []
-        most = self._share()
-        while self._queue and len(batch) < most:
-            ticket = self._queue.popleft()
-            if self._live(ticket):
-                batch.append(ticket)
+        share = self._share()
+        while self._queue and not batch:
+            size = self._queue.oldest().size
+            most = min(share, self._most(size))
+            while len(batch) < most and (ticket := self._queue.take(size)) is not None:
+                if self._live(ticket):
+                    batch.append(ticket)
         self._busy += bool(batch)
         if self._queue:
             self._ready.notify()
@@ -182,11 +188,15 @@ class Batcher:
             return most
         return max(1, min(most, -(-len(self._queue) // self._options.instances)))
 
+    def _most(self, size: Size | None) -> int:
+        """Rows of one run at this size."""
+        return self._session.most_rows(self._options.max_batch, size)
+
     def _wait_to_fill(self) -> None:
         options = self._options
         if not options.delay:
             return
-        until = self._queue[0].came + options.delay
+        until = self._queue.oldest().came + options.delay
         while self._queue and len(self._queue) < options.max_batch and (left := until - monotonic()) > 0:
             self._ready.wait(left)
 
@@ -204,7 +214,8 @@ class Batcher:
         alone = not self._running and not self._queue and all(ticket.alone for ticket in batch)
         self._running[thread] = start
         try:
-            with self._session.lease(self._options.max_batch) as buffers:
+            size = batch[0].size
+            with self._session.lease(self._most(size), size) as buffers:
                 for place, ticket in enumerate(batch):
                     buffers.fill(place, ticket.row)
                 self._session.run_bound(buffers, len(batch), alone=alone)
@@ -243,7 +254,7 @@ class Batcher:
     def _die(self, reason: str) -> None:
         with self._ready:
             self._dead = reason
-            left, self._queue = list(self._queue), deque()
+            left, self._queue = list(self._queue), Waiting()
             self._ready.notify_all()
         for assembly in {ticket.assembly for ticket in left}:
             assembly.fail(UnavailableError(f"the model's engine is not running: {reason}"))

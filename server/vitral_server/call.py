@@ -20,6 +20,10 @@ class Door(Enum):
     """As prepared, whatever its values: a row as the float graph takes it, of its shape and type."""
 
 
+FLOAT = (Door.PREPARED, Door.TENSOR)
+"""Doors of rows for a float graph."""
+
+
 @dataclass(frozen=True)
 class Picture:
     """One item: what came through which door, or why it cannot be read."""

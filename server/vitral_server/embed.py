@@ -34,10 +34,12 @@ class Embedder:
         """
         deadline = monotonic() + seconds
         needed = plan(call, self._registry)
-        images, spec, version = len(call.pictures), needed.engine.spec, needed.served.version
+        images, spec, version = len(call.pictures), needed.target.spec, needed.served.version
         line.found(needed.served, images=images, outputs=[part.name for part in needed.wanted])
-        place = Place(call.reply, spec, needed.wanted, images=images) if call.reply else None
-        permit.hold(images, needed.held_bytes)
+        place = None
+        if call.reply:
+            place = Place(call.reply, spec, needed.wanted, images=images, others=needed.others)
+        permit.hold(images, call.request_bytes + needed.bytes)
         assembly = Assembly(
             spec,
             version,
@@ -47,6 +49,7 @@ class Embedder:
             decode=needed.engine.decode,
             place=place,
             trace=line.trace,
+            others=needed.others,
         )
         return needed.served, await self.answer(call, needed, assembly, permit=permit, seconds=seconds)
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from time import monotonic
 
 from vitral import output_request
+from vitral.dynamic import Size
 from vitral.errors import ImageError, QueueFullError, UnavailableError, VitralError
 from vitral.results import Timings
 from vitral.v1 import embedding_service_pb2 as pb
@@ -25,28 +26,32 @@ from vitral_server.stream import Reply
 _RETRY = 0.005
 """Seconds between tries to get room in a full queue."""
 
+_HEADS = 64
+"""Sizes of which a stream remembers what it says alike."""
+
 
 @dataclass
 class _Said:
-    """What all good replies of a stream say alike, once it is known."""
+    """What all good replies of a stream say alike, once it is known, by the size of their images."""
 
-    head: bytes = b""
+    heads: dict[Size | None, bytes] = field(default_factory=dict)
 
 
 class _ItemAssembly(Assembly):
     """The reply to one item."""
 
-    def of(self, number: int, said: _Said) -> _ItemAssembly:
-        """Of this number, in a stream that says this."""
-        self._number, self._said = number, said
+    def of(self, number: int, said: _Said, size: Size | None) -> _ItemAssembly:
+        """Of this number and size, in a stream that says this."""
+        self._number, self._said, self._size = number, said, size
         return self
 
     def _header(self, timings: Timings) -> bytes:
         own = pb.EmbedStreamResponse(id=self._number, timings=pb.Timings(**vars(timings)))
         (slot,) = self._slots
+        head = b"" if isinstance(slot, ImageError) else self._said.heads.get(self._size, b"")
         if isinstance(slot, ImageError):
             self._tell(slot, 0, own.result, 0)
-        elif not self._said.head:
+        elif not head:
             alike = pb.EmbedStreamResponse(
                 model=self._spec.name,
                 version=self._version,
@@ -55,9 +60,11 @@ class _ItemAssembly(Assembly):
             )
             alike.outputs.extend(output_request.write(part.name, part.selection) for part in self._wanted)
             self._tell(slot, 0, alike.result, 0)
-            self._said.head = alike.SerializeToString()
+            head = alike.SerializeToString()
+            if len(self._said.heads) < _HEADS:
+                self._said.heads[self._size] = head
         # Protobuf merges the two.
-        return (b"" if isinstance(slot, ImageError) else self._said.head) + own.SerializeToString()
+        return head + own.SerializeToString()
 
 
 @dataclass
@@ -105,7 +112,7 @@ class Items:
         needed: Plan | VitralError
         try:
             needed = self._plan(call)
-            await _hold(permit, needed.reply_bytes + item.bytes, seconds)
+            await _hold(permit, needed.bytes + item.bytes, seconds)
         except UnavailableError:
             raise
         except VitralError as error:
@@ -114,9 +121,12 @@ class Items:
 
     def _plan(self, call: EmbedCall) -> Plan:
         door = call.pictures[0].door
-        if door not in self._plans:
-            self._plans[door] = plan(call, self.registry)
-        return self._plans[door]
+        if door in self._plans:
+            return self._plans[door]
+        made = plan(call, self.registry)
+        if door is not Door.PREPARED or made.target.size is None:  # else each says its own size
+            self._plans[door] = made
+        return made
 
     async def _answer(
         self, number: int, call: EmbedCall, needed: Plan | VitralError, permit: Permit, seconds: float
@@ -127,14 +137,15 @@ class Items:
                     raise needed
                 line.found(needed.served, images=1, outputs=[part.name for part in needed.wanted])
                 assembly = _ItemAssembly(
-                    needed.engine.spec,
+                    needed.target.spec,
                     needed.served.version,
                     needed.wanted,
                     images=1,
                     deadline=monotonic() + seconds,
                     decode=needed.engine.decode,
                     trace=line.trace,
-                ).of(number, self._said)
+                    others=needed.others,
+                ).of(number, self._said, needed.target.size)
                 frame = await self.embedder.answer(call, needed, assembly, permit=permit, seconds=seconds)
                 line.answered(needed.served, call, frame)
         except UnavailableError:

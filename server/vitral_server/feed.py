@@ -45,8 +45,8 @@ class Feed:
         """
         slow = []
         for index, picture in enumerate(self._pictures):
-            if picture.door is Door.TENSOR or (size <= _AT_ONCE and self._is_ready(picture)):
-                self._rows[index] = self._row(picture)
+            if picture.door is Door.TENSOR or (size <= _AT_ONCE and self._is_ready(index, picture)):
+                self._rows[index] = self._row(index, picture)
             else:
                 slow.append(index)
         if not slow:
@@ -71,20 +71,20 @@ class Feed:
         cell.clear()
         self._permit.end()
 
-    def _is_ready(self, picture: Picture) -> bool:
+    def _is_ready(self, index: int, picture: Picture) -> bool:
         """Whether there is nothing to decode or to resize."""
-        content = picture.content
-        if isinstance(content, ImageError) or picture.door is Door.PREPARED:
+        content, target = picture.content, self._plan.of(index)
+        if isinstance(content, ImageError) or isinstance(target, ImageError) or picture.door is Door.PREPARED:
             return True
         graph = self._plan.sessions[picture.door].graph
-        return not isinstance(content, bytes) and self._plan.engine.intake.keeps(content, graph)
+        return not isinstance(content, bytes) and target.intake.keeps(content, graph)
 
     def _prepare(self, index: int, cell: list[Picture]) -> None:
         """Decodes and preprocesses one picture, in a pool thread; nothing for callers that are gone."""
         try:
             if self._assembly.gone or monotonic() > self._assembly.deadline:
                 raise DeadlineError("nobody waits for this image any more")
-            row = self._row(cell[0])
+            row = self._row(index, cell[0])
             if self._assembly.trace is not None and isinstance(row, Row):
                 self._assembly.trace.read(row)
             with self._lock:
@@ -98,12 +98,15 @@ class Feed:
                 error.__traceback__ = None  # it holds this frame
             self._assembly.fail(error)
 
-    def _row(self, picture: Picture) -> Row | ImageError:
+    def _row(self, index: int, picture: Picture) -> Row | ImageError:
         content, graph = picture.content, self._plan.sessions[picture.door].graph
-        intake = self._plan.engine.intake
+        target = self._plan.of(index)
         try:
             if isinstance(content, ImageError):
                 return content
+            if isinstance(target, ImageError):
+                return target
+            intake = target.intake
             if isinstance(content, bytes):
                 return intake.encoded(content, graph)
             if picture.door is Door.PIXELS:
@@ -127,6 +130,7 @@ class Feed:
             UnavailableError: the session is dead or closed.
         """
         assembly, plan, now, alone = self._assembly, self._plan, monotonic(), self._permit.alone
+        own, others = plan.target.size, plan.others
         tickets: dict[Door, list[Ticket]] = {}
         for index, (door, row) in enumerate(zip(plan.doors, self._rows, strict=True)):
             if isinstance(row, ImageError):
@@ -134,7 +138,8 @@ class Feed:
             elif row is not None:
                 assembly.stages.decode += row.decode_ms
                 assembly.stages.preprocess += row.preprocess_ms
-                tickets.setdefault(door, []).append(Ticket(assembly, index, row.array, now, alone))
+                size = others[index].size if index in others else own  # type: ignore[union-attr]  # it has a row
+                tickets.setdefault(door, []).append(Ticket(assembly, index, row.array, now, alone, size))
         self._rows = []
         for door, queued in tickets.items():
             plan.served.batcher_of(plan.sessions[door]).submit(queued, here=here)

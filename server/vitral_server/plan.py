@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from vitral import selection, sizes
+from vitral import sizes
 from vitral import spec as specs
-from vitral.errors import FingerprintMismatchError, InvalidArgumentError, TooLargeError
+from vitral.errors import FingerprintMismatchError, ImageError, TooLargeError
 from vitral.limits import MAX_MESSAGE_BYTES
 from vitral.selection import Part
 from vitral_engine.engine import Model
 from vitral_engine.session import GraphSession
-from vitral_server.call import Door, EmbedCall, Wanted
+from vitral_server.call import FLOAT, Door, EmbedCall, Wanted
 from vitral_server.registry import Registry, Served
-
-_FLOAT = (Door.PREPARED, Door.TENSOR)
-"""Doors of rows for a float graph."""
+from vitral_server.target import Others, Target, targets
 
 
 @dataclass(frozen=True)
@@ -24,20 +22,29 @@ class Plan:
 
     Attributes:
         served, engine: the model.
-        wanted: the parts of outputs.
+        target: what pictures of the request's own size become.
+        others: what the other pictures become.
         doors: of each picture.
         sessions: door to the session its pictures go to.
-        reply_bytes: what the outputs of one picture take.
-        held_bytes: what request and reply take together.
+        bytes: what the outputs take, and the rows of a size that callers choose.
     """
 
     served: Served
     engine: Model
-    wanted: tuple[Part, ...]
+    target: Target
+    others: Others
     doors: tuple[Door, ...]
     sessions: dict[Door, GraphSession]
-    reply_bytes: int
-    held_bytes: int
+    bytes: int
+
+    @property
+    def wanted(self) -> tuple[Part, ...]:
+        """The parts of outputs, of the request's own size."""
+        return self.target.wanted
+
+    def of(self, index: int) -> Target | ImageError:
+        """What the picture at this index becomes."""
+        return self.others.get(index, self.target)
 
 
 def plan(call: EmbedCall, registry: Registry) -> Plan:
@@ -62,28 +69,18 @@ def fit(call: EmbedCall, served: Served, engine: Model) -> Plan:
     if call.fingerprint and call.fingerprint != spec.fingerprint:
         message = f"model {spec.name} has fingerprint {spec.fingerprint}, not {call.fingerprint}"
         raise FingerprintMismatchError(message)
-    _check_size(call, engine)
     outputs = call.outputs or tuple(map(Wanted, spec.default_outputs))
-    wanted = tuple(selection.part(spec, want.name, want.selection) for want in outputs)
-    names = [part.name for part in wanted]
+    target, others = targets(call, engine, outputs)
+    names = [want.name for want in outputs]
     doors = tuple(picture.door for picture in call.pictures)
-    sessions = {door: engine.session_for(names, prepared=door in _FLOAT) for door in set(doors)}
-    pairs, images = [(part.name, part.selection) for part in wanted], len(doors)
-    each = sum(part.bytes for part in wanted)
-    out = images * each
+    sessions = {door: engine.session_for(names, prepared=door in FLOAT) for door in set(doors)}
+    pairs, images = [(want.name, want.selection) for want in outputs], len(doors)
+    own = images - len(others)
+    out = own * target.bytes + sum(one.bytes for one in others.values() if isinstance(one, Target))
     limit = min(call.max_reply_bytes, MAX_MESSAGE_BYTES - sizes.header_bytes(pairs, images))
     if out > limit:
         told = f"the reply to {images} images takes {out} bytes; the limit is {limit}"
         raise TooLargeError(f"{told}: ask for fewer images at a time")
-    return Plan(served, engine, wanted, doors, sessions, each, call.request_bytes + out)
-
-
-def _check_size(call: EmbedCall, engine: Model) -> None:
-    native = engine.spec.architecture.image_size
-    if call.size is not None and call.size != (native.height, native.width):
-        height, width = call.size
-        message = (
-            f"size {height} x {width} was asked for, but model {engine.spec.name} has the static size "
-            f"{native.height} x {native.width}"
-        )
-        raise InvalidArgumentError(message)
+    if target.size is not None:
+        out += sum(sessions[door].row_bytes(target.size) for door in doors if door not in FLOAT)
+    return Plan(served, engine, target, others, doors, sessions, out)

@@ -29,6 +29,7 @@ from vitral.v1 import model_pb2, tensor_pb2
 from vitral_engine import elements
 from vitral_engine.half import cast
 from vitral_server.place import Place
+from vitral_server.target import NONE, Others, Target
 
 if TYPE_CHECKING:
     from vitral_server.tracing import Trace
@@ -78,6 +79,7 @@ class Assembly:
         decode: str = decodes.EXACT,
         place: Place | None = None,
         trace: Trace | None = None,
+        others: Others = NONE,
     ) -> None:
         self.deadline = deadline
         self.trace = trace
@@ -86,7 +88,7 @@ class Assembly:
         self._decode = decodes.to_enum(decode)
         self._place = place
         self._writes = place is not None  # into memory of the caller
-        self._spec, self._version, self._wanted = spec, version, wanted
+        self._spec, self._version, self._wanted, self._others = spec, version, wanted, others
         self._slots: list[list[elements.Made] | ImageError | None] = [None] * images
         self._remaining = images
         self._lock = threading.Lock()
@@ -117,7 +119,7 @@ class Assembly:
             for index, row in rows:
                 self._slots[index] = [
                     self._made(outputs[part.name][row], part, index, number)
-                    for number, part in enumerate(self._wanted)
+                    for number, part in enumerate(self._parts(index))
                 ]
             stages = self.stages
             stages.queue, stages.run = max(stages.queue, queue_ms), stages.run + run_ms
@@ -146,6 +148,11 @@ class Assembly:
             with self._lock:  # of a thread that is at it, which takes the time of a copy
                 pass
         self._place = None
+
+    def _parts(self, index: int) -> Sequence[Part]:
+        """What is wanted of the image at `index`, at its size."""
+        other = self._others.get(index)
+        return other.wanted if isinstance(other, Target) else self._wanted
 
     def _made(self, whole: Array, part: Part, index: int, number: int) -> elements.Made:
         rows = part.of(whole)
@@ -206,8 +213,9 @@ class Assembly:
         if isinstance(slot, ImageError):
             result.error.CopyFrom(item_error(slot, slot.cause))
             return payload
-        size = self._spec.architecture.grid
-        result.grid.height, result.grid.width = size.height, size.width
+        other = self._others.get(index)
+        spec = other.spec if isinstance(other, Target) else self._spec
+        result.grid.CopyFrom(spec.architecture.grid)
         for number, (part, made) in enumerate(zip(self._wanted, slot or (), strict=True)):
             dtype = tensor_pb2.DataType.ValueType(part.selection.dtype)
             tensor = result.outputs.add(name=part.name, dtype=dtype, shape=made[0].shape)

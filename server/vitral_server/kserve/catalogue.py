@@ -165,13 +165,13 @@ def _version(text: str) -> str:
 
 
 def _tensor_face(model: Model) -> Face:
-    """The float graph as it is."""
+    """The float graph as it is: -1 for the extents that callers choose."""
     graph = specs.plain_graph(model.spec)
     taken = graph.input
     config = configuration.of_model(model)
     return Face(
         TensorType(taken.name, NAMES[taken.dtype], _dims(taken.axes), taken.dtype),
-        _outputs(model),
+        outputs_of(model.spec),
         Door.TENSOR,
         config.max_batch_size,
         config,
@@ -179,13 +179,14 @@ def _tensor_face(model: Model) -> Face:
 
 
 def _image_face(model: Model, name: str) -> Face:
-    """The same outputs from image files."""
-    taken, outputs = TensorType(IMAGE, BYTES, (-1,)), _outputs(model)
+    """The same outputs from image files, at the native size."""
+    taken, outputs = TensorType(IMAGE, BYTES, (-1,)), outputs_of(model.at(None).spec)
     return Face(taken, outputs, Door.ENCODED, 0, configuration.of_images(name, taken, outputs.values()))
 
 
-def _outputs(model: Model) -> dict[str, TensorType]:
-    items = (specs.output(model.spec, name) for name in specs.plain_graph(model.spec).outputs)
+def outputs_of(spec: pb.ModelSpec) -> dict[str, TensorType]:
+    """What the plain graph gives, by name."""
+    items = (specs.output(spec, name) for name in specs.plain_graph(spec).outputs)
     return {
         item.name: TensorType(item.name, NAMES[item.dtype], _dims(item.axes), item.dtype) for item in items
     }

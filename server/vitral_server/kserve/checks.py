@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from vitral import dynamic
 from vitral.errors import InvalidArgumentError
 from vitral.tensors import ITEM_BYTES
-from vitral_server.kserve.catalogue import Entry, Face
+from vitral_server.kserve.catalogue import Entry, Face, outputs_of
 from vitral_server.kserve.contents import Find
 from vitral_server.kserve.datatype import TensorType, known
 from vitral_server.kserve.region import Slice
@@ -98,17 +99,32 @@ def the_input(request: Request, entry: Entry, face: Face, *, most: int) -> tuple
     return shape
 
 
-def room(places: Mapping[str, Slice], rows: int, face: Face) -> None:
+def sized(outputs: Sequence[TensorType], entry: Entry, shape: Sequence[int]) -> list[TensorType]:
+    """The outputs with their extents for an input of this shape, for a model of dynamic size.
+
+    Raises:
+        InvalidArgumentError: the model does not take this size.
+    """
+    engine = entry.served.engine
+    if engine is None or not any(-1 in kind.dims for kind in outputs):
+        return list(outputs)
+    known = outputs_of(engine.at(dynamic.of_row(engine.spec, shape[1:])).spec)
+    return [known[kind.name] for kind in outputs]
+
+
+def room(places: Mapping[str, Slice], rows: int, outputs: Sequence[TensorType]) -> None:
     """Refuses shared memory that is too small for so many rows of its output.
 
     Raises:
         RegionMemoryError: with both numbers.
     """
-    for name, place in places.items():
-        kind = face.outputs[name]
+    for kind in outputs:
+        if (place := places.get(kind.name)) is None:
+            continue
         needed = rows * math.prod(kind.dims) * ITEM_BYTES[kind.dtype]
         if needed > place.nbytes:
-            told = f"shared memory size specified with the request for output '{name}' ({place.nbytes} bytes)"
+            name, size = kind.name, place.nbytes
+            told = f"shared memory size specified with the request for output '{name}' ({size} bytes)"
             raise RegionMemoryError(f"{told} should be at least {needed} bytes to hold the results")
 
 

@@ -83,7 +83,8 @@ class Inference:
         shape = checks.the_input(request, entry, face, most=face.max_batch_size or self._config.max_items)
         [source] = sources
         pictures = await self._pictures(request, entry, face, shape, source)
-        checks.room(places, shape[0], face)
+        outputs = checks.sized(outputs, entry, shape)
+        checks.room(places, shape[0], outputs)
         seconds = self._config.timeout if caller.seconds is None else max(0.0, caller.seconds)
         by_parameter = 0 < timeout < seconds
         call = EmbedCall(
@@ -118,10 +119,10 @@ class Inference:
         images = len(call.pictures)
         needed = fit(call, entry.served, entry.served.engine)
         line.found(entry.served, images=images, outputs=[part.name for part in needed.wanted])
-        permit.hold(images, needed.held_bytes)
+        permit.hold(images, call.request_bytes + needed.bytes)
         assembly = InferAssembly(
             form,
-            needed.engine.spec,
+            needed.target.spec,
             needed.wanted,
             images=images,
             deadline=monotonic() + seconds,
