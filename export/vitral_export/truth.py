@@ -19,7 +19,7 @@ from vitral_engine.measure import Budget, Errors, budget, errors
 from vitral_engine.preprocess import Preprocessor
 from vitral_export import structure
 from vitral_export.cases import Cases
-from vitral_export.fold import CENTRE, SUFFIX, plan
+from vitral_export.fold import CENTRE, SUFFIX, Folding, plan
 from vitral_export.wrap import Inference
 
 _ROUNDING = 4
@@ -51,8 +51,12 @@ class Reference:
         return budget(self.torch[output, kind])
 
 
-def reference(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Cases) -> Reference:
+def reference(
+    wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Cases, folding: Folding | None = None
+) -> Reference:
     """Runs the module in float64 and in float32 on the rows of a graph.
+
+    `folding` is that of the module, where it is known already.
 
     Raises:
         ProofError: the module's own output is not finite, not of the promised shape, or another every time.
@@ -65,7 +69,7 @@ def reference(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Ca
             return Reference(cases, truth, _errors(_run(wrapped, cases.rows, graph), truth, cases))
         plain = _run(wrapped, Preprocessor(spec.preprocessing).normalise(cases.rows), graph)
         centred = _nchw(cases.rows).astype(np.float32) - CENTRE
-        form = _folded(wrapped, spec)
+        form = _folded(wrapped, spec, folding or plan(structure.read(wrapped, spec)))
         folded = _run(form, centred, graph)
         exact = _run(form.double(), centred.astype(np.float64), graph)  # in place: folded is done with
     unfolded = _errors(plain, truth, cases)
@@ -133,10 +137,10 @@ def _nchw(pixels: Array) -> Array:
     return pixels.transpose(0, 3, 1, 2)  # B H W C -> B C H W
 
 
-def _folded(wrapped: Inference, spec: pb.ModelSpec) -> nn.Module:
+def _folded(wrapped: Inference, spec: pb.ModelSpec, folding: Folding) -> nn.Module:
     """The float32 module with normalisation folded into its first weights: the graph's form, in torch."""
     module = copy.deepcopy(wrapped)
-    for item in plan(structure.read(wrapped, spec)).pair(spec.preprocessing):
+    for item in folding.pair(spec.preprocessing):
         owner, _, leaf = item.name.removesuffix(SUFFIX).rpartition(".")
         parameter = nn.Parameter(torch.from_numpy(item.array.copy()), requires_grad=False)
         setattr(module.module.get_submodule(owner), leaf, parameter)
