@@ -24,10 +24,17 @@ PROTO_BIN := $(PROTO_VENV)/bin
 PROTO_READY := $(PROTO_VENV)/.ready
 TORCHVISION_VENV := .venv-torchvision
 TORCHVISION_READY := $(TORCHVISION_VENV)/.ready
+TENSORFLOW_VENV := .venv-tensorflow
+TENSORFLOW_READY := $(TENSORFLOW_VENV)/.ready
+TIMM_VENV := .venv-timm
+TIMM_READY := $(TIMM_VENV)/.ready-$(RUNTIME)
 PEERS_VENV := .venv-peers
 PEERS_READY := $(PEERS_VENV)/.ready
 PEERS_PINS := benchmarks/serving/peers/constraints.txt
 PERF_ANALYZER := build/perf-analyzer
+NODE := build/node
+PRETRAINED := build/pretrained
+TRANSFORMERS_JS := 4.3.2
 # The released contract: `.venv/bin/buf build -o protos/vitral-v1.binpb`, run once at the first release and checked in.
 RELEASED := protos/vitral-v1.binpb
 
@@ -43,8 +50,9 @@ define need_python
 name one: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 endef
 
-.PHONY: help setup demo export serve test test-gpu test-kill test-slow-paths test-triton test-perf-analyzer lint \
-	proto proto-check golden-torchvision bench bench-full bench-extract bench-extract-many bench-gpu bench-peers clean
+.PHONY: help setup demo export serve test test-gpu test-kill test-slow-paths test-timm test-triton \
+	test-perf-analyzer test-node test-matrix test-pretrained lint proto proto-check golden-torchvision golden-timm \
+	golden-tensorflow golden-pillow bench bench-full bench-extract bench-extract-many bench-gpu bench-peers clean
 
 help: ## Show this list
 	@echo "make TARGET, where TARGET is"
@@ -101,11 +109,48 @@ test-gpu: $(READY) ## Run the tests that need a GPU, or say what is missing (RUN
 	@$(BIN)/python -m pytest tests/test_gpu_cuda.py tests/test_gpu_tensorrt.py tests/test_engine_cuda.py \
 		tests/test_engine_stage.py tests/test_engine_open.py $(ARGS)
 
+test-timm: $(TIMM_READY) ## Run the tests that need timm, in an environment of its own (several GB of libraries)
+	@$(TIMM_VENV)/bin/python -m pytest $(wildcard tests/test_timm_*.py) $(ARGS)
+
+$(TIMM_READY): pyproject.toml constraints.txt constraints-timm.txt
+	$(need_python)
+	@echo "setting up $(TIMM_VENV) (runtime: $(RUNTIME))"
+	@rm -rf $(TIMM_VENV)
+	@"$(PYTHON)" -m venv $(TIMM_VENV)
+	@grep -v '^torch==' constraints.txt | cat - constraints-timm.txt > $(TIMM_VENV)/constraints.txt
+	@$(TIMM_VENV)/bin/python -m pip install -qq --constraint $(TIMM_VENV)/constraints.txt \
+		--editable '.[timm,server,tracing,cli,extract,view,$(RUNTIME),dev]'
+	@touch $@
+
 test-triton: $(READY) $(PEERS_READY) ## Ask Triton and vitral the same, over one repository, and compare the answers
 	@VITRAL_TRITON=1 $(BIN)/python -m pytest tests/test_kserve_triton.py tests/test_kserve_triton_config.py $(ARGS)
 
 test-perf-analyzer: $(READY) $(PERF_ANALYZER)/.ready ## Run Triton's load generator, perf_analyzer, against vitral
 	@VITRAL_PERF_ANALYZER=$(PERF_ANALYZER) $(BIN)/python -m pytest tests/test_perf_analyzer.py $(ARGS)
+
+test-matrix: $(READY) ## Export, prove and serve every family, size and precision; a table at the end (most of an hour)
+	@mkdir -p build
+	@VITRAL_MATRIX=build/matrix.json $(BIN)/python -m pytest tests/test_export_matrix.py $(ARGS)
+	@$(BIN)/python tools/matrix_table.py build/matrix.json
+
+test-pretrained: $(READY) $(PRETRAINED)/.ready ## Take real trained weights through export, proof and serving
+	@VITRAL_PRETRAINED=$(PRETRAINED) $(BIN)/python -m pytest -s tests/test_pretrained.py $(ARGS)
+
+$(PRETRAINED)/.ready: tools/get_pretrained.py | $(READY)
+	@echo "fetching trained weights into $(PRETRAINED)"
+	@$(BIN)/python tools/get_pretrained.py $(PRETRAINED)
+	@touch $@
+
+test-node: $(READY) $(NODE)/.ready ## Load converted models with transformers.js under Node.js, and compare the tensors
+	@VITRAL_NODE=$(NODE) $(BIN)/python -m pytest tests/test_export_convert.py $(ARGS)
+
+# Its own install step would fetch CUDA libraries.
+$(NODE)/.ready: Makefile
+	@command -v npm >/dev/null || { echo "Node.js and npm are needed" >&2; exit 1; }
+	@echo "fetching @huggingface/transformers into $(NODE)"
+	@mkdir -p $(NODE)
+	@cd $(NODE) && ONNXRUNTIME_NODE_INSTALL=skip npm install --silent --no-audit --no-fund @huggingface/transformers@$(TRANSFORMERS_JS)
+	@touch $@
 
 $(PERF_ANALYZER)/.ready: tools/get_perf_analyzer.py | $(READY)
 	@echo "fetching perf_analyzer into $(PERF_ANALYZER)"
@@ -139,13 +184,31 @@ $(PROTO_READY): constraints-proto.txt
 golden-torchvision: $(TORCHVISION_READY) ## Make the golden pixels of contract hf-torchvision again (several GB of libraries)
 	@$(TORCHVISION_VENV)/bin/python tools/golden_torchvision.py
 
+golden-timm: $(TORCHVISION_READY) ## Make the golden hashes of contract timm again (the same libraries)
+	@$(TORCHVISION_VENV)/bin/python tools/golden_timm.py
+
+golden-tensorflow: $(TENSORFLOW_READY) ## Make the golden hashes of contract google-tf again (a GB of libraries)
+	@TF_CPP_MIN_LOG_LEVEL=3 $(TENSORFLOW_VENV)/bin/python tools/golden_tensorflow.py
+
+golden-pillow: $(READY) ## Add the installed Pillow to the golden hashes of contract hf-pil
+	@$(BIN)/python tools/golden_pillow.py
+
+$(TENSORFLOW_READY): constraints-tensorflow.txt
+	$(need_python)
+	@echo "setting up $(TENSORFLOW_VENV)"
+	@rm -rf $(TENSORFLOW_VENV)
+	@"$(PYTHON)" -m venv $(TENSORFLOW_VENV)
+	@$(TENSORFLOW_VENV)/bin/python -m pip install -qq --constraint constraints-tensorflow.txt \
+		numpy pillow scikit-image tensorflow-cpu
+	@touch $@
+
 $(TORCHVISION_READY): constraints-torchvision.txt
 	$(need_python)
 	@echo "setting up $(TORCHVISION_VENV)"
 	@rm -rf $(TORCHVISION_VENV)
 	@"$(PYTHON)" -m venv $(TORCHVISION_VENV)
 	@$(TORCHVISION_VENV)/bin/python -m pip install -qq --constraint constraints-torchvision.txt \
-		numpy pillow scikit-image torch torchvision transformers
+		numpy pillow scikit-image timm torch torchvision transformers
 	@touch $@
 
 bench: $(READY) ## Measure the server beside its limit, a torch loop and a plain gRPC server (three minutes)
@@ -180,5 +243,6 @@ $(PEERS_READY): $(PEERS_PINS)
 	@touch $@
 
 clean: ## Remove environments, builds and caches (models/ stays)
-	rm -rf $(VENV) $(PROTO_VENV) $(TORCHVISION_VENV) $(PEERS_VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) $(PROTO_VENV) $(TORCHVISION_VENV) $(TENSORFLOW_VENV) $(TIMM_VENV) $(PEERS_VENV) build dist
+	rm -rf *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from vitral import spec as specs
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_engine import half, image
@@ -35,7 +36,7 @@ class Parts:
     def __init__(self, model: Path, pictures: Sequence[Path], made: Path) -> None:
         found = open_artifact(model)
         self._spec = found.spec
-        graph = found.spec.graphs[0]
+        graph = specs.main_graph(found.spec)
         assert graph.input.folded, "the graph that pictures take"
         self._preprocessor = Preprocessor(found.spec.preprocessing)
         self._columns = layout.columns(found.spec, (), ("patches",))
@@ -142,7 +143,7 @@ class Parts:
 
 def _session(file: Path, graph: pb.Graph, spec: pb.ModelSpec, threads: int) -> GraphSession:
     placement = place("cpu")
-    options = arrange(placement, threads=threads).options(first=graph == spec.graphs[0])
+    options = arrange(placement, threads=threads).options(first=graph == specs.main_graph(spec))
     return GraphSession(file, graph, spec, placement=placement, options=options)
 
 

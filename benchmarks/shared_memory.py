@@ -2,8 +2,9 @@
 
     python -m benchmarks.shared_memory --seconds 2 --rounds 3
 
-One image a call: the engine takes one picture after the other, the server has several callers. The first
-answers of each way are held against the engine's before it is measured.
+One image a call or a message: the engine takes one picture after the other, the server has several callers,
+or one stream with as many pictures under way. The first answers of each way are held against the engine's
+before it is measured.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from benchmarks.machine import machine
 from benchmarks.serving import measure, models, rounds
 from benchmarks.serving.figures import Row, summary
 from benchmarks.serving.measure import Task
-from benchmarks.serving.ways import SHARED, VITRAL, find
+from benchmarks.serving.ways import SHARED, SHARED_STREAM, STREAM, VITRAL, find
 from benchmarks.serving.workload import WORKLOADS
 
 _WORKLOADS = ("W1", "W1-half")
@@ -34,7 +35,7 @@ def rows(task: Task, *, callers: int, seconds: float, times: int) -> list[Row]:
     """The engine, messages and shared memory on one workload."""
     with ExitStack() as stack:
         turns: list[rounds.Turn] = [partial(measure.engine, task, seconds=seconds)]
-        for name in (VITRAL, SHARED):
+        for name in (VITRAL, SHARED, STREAM, SHARED_STREAM):
             up = stack.enter_context(measure.served(find(name), task))
             turns.append(partial(up.run, callers=callers, seconds=seconds))
         return [summary(one) for one in rounds.rotated(turns, times)]
@@ -63,7 +64,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--repo", type=Path, default=models.DEFAULT_REPO, help="where exported models are kept"
     )
-    parser.add_argument("--callers", type=int, default=8, help="threads that call (default: 8)")
+    parser.add_argument(
+        "--callers", type=int, default=8, help="threads that call, or pictures of a stream (default: 8)"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="of a run (default: 2)")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     args = parser.parse_args(argv)

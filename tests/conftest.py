@@ -75,7 +75,9 @@ def refusal(small_repo: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str])
     def said(source: object, *options: str) -> str:
         before = there()
         capfd.readouterr()
-        assert main(["build", str(source), "--name", "refused", "--repo", str(repo), *options]) == 1
+        assert (
+            main(["build", str(source), "--name", "refused", "--repo", str(repo), "--quiet", *options]) == 1
+        )
         found = capfd.readouterr()
         assert before == there()
         assert found.out == ""

@@ -1,10 +1,10 @@
-"""A TCP relay in front of a server, which cuts its first connection in the middle of a reply."""
+"""A TCP relay in front of a server, which cuts one of its connections in the middle of a reply."""
 
 from __future__ import annotations
 
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
@@ -19,12 +19,13 @@ class Relay:
 
 
 @contextmanager
-def cutting(server: str, *, after: int) -> Iterator[Relay]:
-    """Relays to `server`; its first connection is reset when `after` bytes have come back through it."""
+def cutting(server: str, *, after: int, which: int = 1) -> Iterator[Relay]:
+    """Relays to `server`; connection number `which` is reset when `after` bytes have come back through it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         relay = Relay(f"127.0.0.1:{listener.getsockname()[1]}")
         sockets: list[socket.socket] = []
-        threading.Thread(target=_accept, args=(listener, server, relay, after, sockets), daemon=True).start()
+        bounds = {which: after}
+        threading.Thread(target=_accept, args=(listener, server, relay, bounds, sockets), daemon=True).start()
         try:
             yield relay
         finally:
@@ -33,7 +34,11 @@ def cutting(server: str, *, after: int) -> Iterator[Relay]:
 
 
 def _accept(
-    listener: socket.socket, server: str, relay: Relay, after: int, sockets: list[socket.socket]
+    listener: socket.socket,
+    server: str,
+    relay: Relay,
+    bounds: Mapping[int, int],
+    sockets: list[socket.socket],
 ) -> None:
     host, _, port = server.rpartition(":")
     while True:
@@ -44,7 +49,7 @@ def _accept(
         far = socket.create_connection((host, int(port)))
         sockets += [near, far]
         relay.connections += 1
-        left = after if relay.connections == 1 else None
+        left = bounds.get(relay.connections)
         threading.Thread(target=_pass, args=(near, far, relay, None), daemon=True).start()
         threading.Thread(target=_pass, args=(far, near, relay, left), daemon=True).start()
 

@@ -12,8 +12,11 @@ from PIL import Image as Pil
 from PIL import ImageOps
 
 from vitral.errors import ImageError, InvalidArgumentError
+from vitral.tensors import view
+from vitral.v1 import tensor_pb2
 from vitral_client import Prepared
 from vitral_client.image import Pixels, is_one, load
+from vitral_client.request import fill
 
 
 def _noise(height: int, width: int, mode: str = "RGB") -> Pil.Image:
@@ -25,11 +28,9 @@ def _noise(height: int, width: int, mode: str = "RGB") -> Pil.Image:
     ("array", "message"),
     [
         (np.zeros((2, 4, 5, 3), np.uint8), r"2 x 4 x 5 x 3 is a batch: pass list\(array\)"),
-        (np.zeros((4, 5), np.uint8), "not of shape 4 x 5"),
-        (np.zeros((4, 5, 4), np.uint8), "not of shape 4 x 5 x 4"),
-        (np.zeros((3, 4, 5), np.uint8), "not of shape 3 x 4 x 5"),
+        (np.zeros(4, np.uint8), "H x W x channels, not of shape 4"),
         (np.zeros((0, 5, 3), np.uint8), "not of shape 0 x 5 x 3"),
-        (np.zeros((4, 5, 3), np.float32), "not float32 of shape 4 x 5 x 3; wrap .* in Prepared"),
+        (np.zeros((4, 5, 3), np.float64), "not float64 of shape 4 x 5 x 3; wrap .* in Prepared"),
         (np.zeros((4, 5, 3), np.int64), "not int64 of shape 4 x 5 x 3$"),
         (np.uint8(3), "not numpy.uint8"),
         (3, "not builtins.int"),
@@ -38,6 +39,22 @@ def _noise(height: int, width: int, mode: str = "RGB") -> Pil.Image:
 def test_arrays_that_are_no_image_are_refused_by_their_numbers(array: object, message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         load(array)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(4, 5), (4, 5, 3), (4, 5, 4), (4, 5, 13)])
+@pytest.mark.parametrize(
+    ("kind", "sent"), [("u1", "|u1"), ("<u2", "<u2"), (">u2", "<u2"), ("i2", "<f4"), ("f4", "<f4")]
+)
+def test_numbers_of_any_channels_are_left_to_the_server(kind: str, sent: str, shape: tuple[int, ...]) -> None:
+    array = (np.arange(np.prod(shape)).reshape(shape) * 3).astype(kind)
+    tensor = tensor_pb2.Tensor()
+    content = load(array)
+    assert isinstance(content, Pixels)
+    written = fill(tensor, content)
+    assert written.dtype == sent
+    assert written.nbytes == content.array.nbytes
+    back = view(written.tobytes(), tensor.dtype, tensor.shape)
+    np.testing.assert_array_equal(back, array)
 
 
 @pytest.mark.parametrize(

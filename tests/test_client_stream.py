@@ -138,7 +138,7 @@ async def test_errors_are_data_with_their_place_in_the_stream(
     odd: dict[int, tuple[Any, str]] = {
         3: (tmp_path / "missing.jpg", "unreadable"),
         8: (b"bad", "truncated"),
-        9: (np.zeros((4, 5), np.uint8), "argument"),
+        9: (np.zeros(4, np.uint8), "argument"),
         10: (None, "argument"),
         11: (bytes(64 << 20), "too_large"),
     }
@@ -150,7 +150,7 @@ async def test_errors_are_data_with_their_place_in_the_stream(
             index: cause for index, (_, cause) in odd.items()
         }
         assert [results.index(error) for error in failed.values()] == list(odd)
-        assert "not of shape 4 x 5" in str(failed[9])
+        assert "not of shape 4" in str(failed[9])
         assert "over the limit of 67108864 bytes" in str(failed[11])
         np.testing.assert_array_equal(results[13].patches, expected(b"13"))
 

@@ -244,6 +244,7 @@ def test_config_gives_limits_and_names_what_is_ignored(repo: Path) -> None:
     extra = """
     instance_group { count: 2 kind: KIND_CPU }
     version_policy { latest { num_versions: 1 } }
+    optimization { graph { level: 1 } }
     """
     text = file.read_text().replace(
         "dynamic_batching {",
@@ -255,7 +256,7 @@ def test_config_gives_limits_and_names_what_is_ignored(repo: Path) -> None:
     assert limits.ignored == (
         "dynamic_batching.preferred_batch_size",
         "instance_group.kind",
-        "version_policy.latest.num_versions",
+        "optimization.graph.level",
     )
 
 

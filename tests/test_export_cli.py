@@ -111,7 +111,13 @@ def test_sources_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         "vit-embedding",
         "patch-embedding-2d-position",
         "position-embedding-2d",
+        "vit-tiny",
+        "vit-small",
+        "vit-base",
+        "vit-large",
         "hf:...",
+        "npz:...",
+        "timm:...",
         "python:...",
     ]
 

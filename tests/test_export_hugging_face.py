@@ -133,7 +133,7 @@ def test_an_untrained_pooler_is_left_out_with_one_line(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     source, repo = f"hf:{folder / 'classifier'}", str(tmp_path / "models")
-    assert main(["build", source, "--name", "m", "--repo", repo]) == 0
+    assert main(["build", source, "--name", "m", "--repo", repo, "--quiet"]) == 0
     said = capsys.readouterr()
     assert "pooler_output is left out: untrained, its weights are not in the checkpoint" in said.out
     assert said.err == ""

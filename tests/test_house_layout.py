@@ -64,6 +64,7 @@ def test_every_room_has_its_packages_and_no_others(folder: str) -> None:
         "README.ko.md",
         "docs/architecture.md",
         "docs/performance.md",
+        "docs/preprocessing.md",
         "docs/verification.md",
         ".ci/run",
         "examples/demo.py",
@@ -171,7 +172,8 @@ def test_help_lists_every_target() -> None:
 
 def test_every_pin_is_exact() -> None:
     peers = "benchmarks/serving/peers/constraints.txt"
-    for name in ("constraints.txt", "constraints-proto.txt", "constraints-torchvision.txt", peers):
+    roles = ("", "-proto", "-tensorflow", "-timm", "-torchvision")
+    for name in (*(f"constraints{role}.txt" for role in roles), peers):
         lines = (ROOT / name).read_text(encoding="utf-8").splitlines()
         pins = [line for line in lines if not line.startswith("#")]
 

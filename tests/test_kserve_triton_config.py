@@ -40,6 +40,9 @@ CHANGES = {
     "cached": ("", "response_cache { enable: false }"),
     "one_version": ("", "version_policy { specific { versions: [1] } }"),
     "versions": ("", ""),
+    "all_versions": ("", "version_policy { all { } }"),
+    "two_versions": ("", "version_policy { latest { num_versions: 2 } }"),
+    "named_versions": ("", "version_policy { specific { versions: [1, 2, 7] } }"),
     "torn": ("", ""),
 }
 """Model to what of its config.pbtxt is replaced; with nothing to replace it is added."""
@@ -56,8 +59,9 @@ def repo(small_repo: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         assert old in text
         text = text.replace(old, new) if old else f"{text}{new}\n"
         config.write_text(f"{text}instance_group {{ count: 1 kind: KIND_CPU }}\n")
-    for version in ("2", "10"):
-        shutil.copytree(made / "versions" / "1", made / "versions" / version)
+    for name in (name for name in CHANGES if name.endswith("versions")):
+        for version in ("2", "10"):
+            shutil.copytree(made / name / "1", made / name / version)
     (made / "torn" / "1" / "model.onnx").write_bytes(b"torn")
     return made
 

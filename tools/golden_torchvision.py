@@ -2,6 +2,7 @@
 
 Run by `make golden-torchvision` in an environment of its own: PyTorch there is another than the project's.
 Pixels after resize and crop are PNG files, exact and small; of the normalised float32 rows stands the sha256.
+DINOv3's processor resizes in float32: of it stand the rows' hash alone.
 """
 
 from __future__ import annotations
@@ -41,6 +42,14 @@ def cropped(edge: int, height: int, width: int) -> dict[str, Any]:
     return {"size": {"shortest_edge": edge}, "do_center_crop": True, "crop_size": sides(height, width)}
 
 
+DINOV3 = {"image_processor_type": "DINOv3ViTImageProcessorFast"}
+
+
+def of_class(name: str, **own: Any) -> dict[str, Any]:
+    """A processor of another class than ViT's, with its own defaults but for these."""
+    return {"image_processor_type": f"{name}Fast", **own}
+
+
 # Photograph, part of it as (left, top, right, bottom), settings of the processor.
 CASES: tuple[tuple[str, tuple[int, int, int, int] | None, dict[str, Any]], ...] = (
     ("rocket.jpg", None, {"size": sides(224, 224), **BILINEAR, **HALF}),
@@ -54,6 +63,22 @@ CASES: tuple[tuple[str, tuple[int, int, int, int] | None, dict[str, Any]], ...] 
     ("coffee.png", (0, 0, 160, 120), {"size": sides(120, 60), **BICUBIC, **HALF}),
     ("chelsea.png", None, {**cropped(80, 72, 66), **BICUBIC, **IMAGENET}),
     ("chelsea.png", None, {**cropped(41, 48, 56), **BILINEAR, **IMAGENET}),
+    ("coffee.png", None, of_class("BitImageProcessor", **cropped(64, 56, 56), **IMAGENET)),
+    (
+        "chelsea.png",
+        None,
+        of_class("CLIPImageProcessor", size={"shortest_edge": 57}, crop_size=sides(57, 57)),
+    ),
+    ("rocket.jpg", None, of_class("DeiTImageProcessor", size=sides(73, 73), crop_size=sides(64, 64))),
+    ("astronaut.png", None, of_class("BeitImageProcessor", size=sides(64, 64))),
+    ("hubble_deep_field.jpg", None, of_class("SiglipImageProcessor", size=sides(64, 64))),
+    ("chelsea.png", None, of_class("CLIPImageProcessor")),
+    ("chelsea.png", None, of_class("DeiTImageProcessor")),
+    ("rocket.jpg", None, DINOV3),
+    ("coffee.png", None, {**DINOV3, "size": sides(96, 160)}),
+    ("chelsea.png", None, {**DINOV3, "size": sides(80, 112), **BICUBIC}),
+    ("astronaut.png", FACE, {**DINOV3, "size": sides(112, 98)}),
+    ("hubble_deep_field.jpg", None, {**DINOV3, **cropped(64, 56, 48)}),
 )
 
 
@@ -75,14 +100,17 @@ def written(number: int, name: str, box: tuple[int, ...] | None, config: dict[st
     """Writes the pixels of one case, and returns what golden.json says about it."""
     image = load_image(str(PHOTOGRAPHS / name))
     image = image.crop(box) if box else image
-    processor = loaded({**config, "image_processor_type": "ViTImageProcessorFast"})
+    processor = loaded({"image_processor_type": "ViTImageProcessorFast", **config})
     assert processor.backend == "torchvision"
-    resized = processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")["pixel_values"][0]
-    assert resized.dtype == torch.uint8
     rows = processor(image, return_tensors="np")["pixel_values"][0]
     assert rows.dtype == np.float32
-    file = f"{number:02d}_{Path(name).stem}.png"
-    Image.fromarray(resized.permute(1, 2, 0).contiguous().numpy()).save(FOLDER / file, optimize=True)
+    file = None
+    if "DINOv3" not in type(processor).__name__:
+        plain = processor(image, do_rescale=False, do_normalize=False, return_tensors="pt")
+        resized = plain["pixel_values"][0]
+        assert resized.dtype == torch.uint8
+        file = f"{number:02d}_{Path(name).stem}.png"
+        Image.fromarray(resized.permute(1, 2, 0).contiguous().numpy()).save(FOLDER / file, optimize=True)
     return {
         "file": file,
         "photograph": name,

@@ -15,15 +15,17 @@ DEFAULT_REPO = Path("models-bench")
 
 
 @dataclass(frozen=True)
-class _Encoder:
-    """Sizes of a ViT-S: 12 layers of width 384 and 6 heads."""
+class Encoder:
+    """Sizes of a ViT of 12 layers; those of a ViT-S where nothing else is said."""
 
     image: int
     patch: int
+    width: int = 384
+    heads: int = 6
 
 
-_ENCODERS: Mapping[str, _Encoder] = MappingProxyType(
-    {"vit-s16": _Encoder(224, 16), "vit-s14-518": _Encoder(518, 14)}
+_ENCODERS: Mapping[str, Encoder] = MappingProxyType(
+    {"vit-s16": Encoder(224, 16), "vit-s14-518": Encoder(518, 14)}
 )
 
 
@@ -34,21 +36,22 @@ def make(repo: Path, workloads: Iterable[Workload]) -> None:
             continue
         print(f"exporting {name} into {repo}", flush=True)
         if name in _ENCODERS:
-            _export_encoder(repo, name, _ENCODERS[name])
+            export_encoder(repo, name, _ENCODERS[name])
         else:
             export(repo, name, name=name)
 
 
-def _export_encoder(repo: Path, name: str, sizes: _Encoder) -> None:
+def export_encoder(repo: Path, name: str, sizes: Encoder, *, outputs: str = "last_hidden_state") -> None:
+    """Exports an encoder of random weights; without outputs named, every output."""
     import torch
     from transformers import ViTConfig, ViTImageProcessorPil, ViTModel
     from transformers.utils import logging
 
     config = ViTConfig(
-        hidden_size=384,
+        hidden_size=sizes.width,
         num_hidden_layers=12,
-        num_attention_heads=6,
-        intermediate_size=1536,
+        num_attention_heads=sizes.heads,
+        intermediate_size=4 * sizes.width,
         image_size=sizes.image,
         patch_size=sizes.patch,
     )
@@ -59,4 +62,4 @@ def _export_encoder(repo: Path, name: str, sizes: _Encoder) -> None:
             ViTModel(config, add_pooling_layer=False).save_pretrained(folder)
         size = {"height": sizes.image, "width": sizes.image}
         ViTImageProcessorPil(size=size).save_pretrained(folder)
-        export(repo, f"hf:{folder}", name=name, outputs="last_hidden_state")
+        export(repo, f"hf:{folder}", name=name, outputs=outputs)

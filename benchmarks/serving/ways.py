@@ -5,8 +5,11 @@ from __future__ import annotations
 from benchmarks.serving.vitral_way import VitralWay
 from benchmarks.serving.way import Way
 
-VITRAL, FAST, SHARED, STREAM = "vitral", "vitral+fast", "vitral+shm", "vitral+stream"
-"""vitral as it comes, with JPEGs decoded to a smaller scale, by shared memory, and in one stream."""
+VITRAL, FAST = "vitral", "vitral+fast"
+"""vitral as it comes, and with JPEGs decoded to a smaller scale."""
+
+SHARED, STREAM, SHARED_STREAM = "vitral+shm", "vitral+stream", "vitral+shm+stream"
+"""By shared memory, in one stream, and both."""
 
 LIMIT, LOOP, ENGINE = "limit", "loop", "engine"
 """Those that serve nobody: what the machine can do without RPC, a plain torch loop, the engine in process."""
@@ -17,7 +20,9 @@ def ways() -> dict[str, Way]:
     fast = VitralWay(FAST, "vitral, decode = fast", args=("--decode", "fast"), drifts=True)
     shared = VitralWay(SHARED, "vitral, transport = shm", transport="shm")
     stream = VitralWay(STREAM, "vitral, embed_stream", streams=True)
-    found: dict[str, Way] = {VITRAL: VitralWay(), FAST: fast, SHARED: shared, STREAM: stream}
+    both = VitralWay(SHARED_STREAM, "vitral, embed_stream, transport = shm", transport="shm", streams=True)
+    own = (VitralWay(), fast, shared, stream, both)
+    found: dict[str, Way] = {way.name: way for way in own}
     try:
         from benchmarks.serving.peers import PEERS
     except ModuleNotFoundError as error:

@@ -13,13 +13,11 @@ import grpc.aio
 
 from vitral import heap
 from vitral.errors import UnavailableError, VitralError
-from vitral.v1.model_pb2 import ModelSpec
 from vitral_client import aio_item_driver, failure, tracecontext
 from vitral_client.aio_source import Images, Source
 from vitral_client.call import Call, Job, Steps
 from vitral_client.channel import Road, options, target
-from vitral_client.item_stream import PATH, Flow, Terms
-from vitral_client.request import Wish
+from vitral_client.item_stream import PATH, Flow
 from vitral_client.steps import Result
 from vitral_client.stream import Give, Join, Moves, Pull, Run, Start
 
@@ -91,20 +89,19 @@ class Driver:
                 started.cancel()
             await asyncio.gather(source.close(), *under_way, return_exceptions=True)
 
-    async def items(
-        self, opened: Steps[tuple[Wish, ModelSpec]], images: Images, terms: Terms
-    ) -> AsyncGenerator[tuple[int, Result], None]:
+    async def items(self, opened: Steps[Flow], images: Images) -> AsyncGenerator[tuple[int, Result], None]:
         """Does a stream of items; where its caller leaves, the call ends."""
-        flow = Flow(*await self.run(opened), terms)
+        flow = await self.run(opened)
 
         def begin() -> Any:
             if self._closed:
                 raise UnavailableError(f"the client of {self._address} is closed")
             channel = self._channel(Road.ONCE)
             method: grpc.aio.StreamStreamMultiCallable[bytes, bytes] = channel.stream_stream(PATH)
-            return method(timeout=terms.left(), metadata=tracecontext.metadata())
+            return method(timeout=flow.terms.left(), metadata=tracecontext.metadata())
 
-        results = aio_item_driver.stream(flow, images, begin, partial(terms.error, address=self._address))
+        told = partial(flow.terms.error, address=self._address)
+        results = aio_item_driver.stream(flow, images, begin, told)
         async with aclosing(results):
             async for result in results:
                 yield result

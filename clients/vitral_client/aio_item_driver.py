@@ -11,14 +11,14 @@ from typing import Any, cast
 import grpc
 import grpc.aio
 
-from vitral.errors import ImageError, VitralError
+from vitral.errors import VitralError
 from vitral_client.aio_source import Images, Source
 from vitral_client.failure import LostError
 from vitral_client.image import Image
 from vitral_client.item_driver import short
-from vitral_client.item_stream import Flow, message
+from vitral_client.item_stream import Flow
 from vitral_client.parts import is_at_hand
-from vitral_client.steps import Result
+from vitral_client.reply import Result
 from vitral_client.stream import Signal
 
 Call = Any
@@ -51,7 +51,7 @@ async def stream(
                 call = begin()
                 sending = asyncio.create_task(outbox.send(call, outbox.opened()))
             try:
-                flow.answered(await _read(call))
+                outbox.answered(await _read(call))
             except grpc.RpcError as error:
                 call = None
                 await asyncio.sleep(flow.pause(told(error)))
@@ -70,6 +70,7 @@ async def stream(
         if call is not None:
             call.cancel()
         await asyncio.gather(*tasks, outbox.source.close(), return_exceptions=True)
+        flow.leave()
 
 
 async def _read(call: Call) -> bytes:
@@ -103,10 +104,9 @@ class _Outbox:
                 image = await self.source.pull(None)
                 if image is Signal.END:
                     return
-                made = await _message(number, cast("Image", image))
-                self._flow.take(number, made)
-                if isinstance(made, bytes):
-                    self._queue.put_nowait(made)
+                message = await self._taken(number, cast("Image", image))
+                if message is not None:
+                    self._queue.put_nowait(message)
                 self._changed.set()
                 while self._flow.full:
                     await self._change()
@@ -151,10 +151,18 @@ class _Outbox:
         """Nothing more is sent."""
         self._queue.put_nowait(None)
 
+    def answered(self, data: bytes) -> None:
+        """Takes in a reply."""
+        again = self._flow.answered(data)
+        if again is not None:
+            self._queue.put_nowait(again)
+
+    async def _taken(self, number: int, image: Image) -> bytes | None:
+        made = self._flow.made
+        if is_at_hand(image):
+            return self._flow.take(number, made(number, image))
+        return self._flow.take(number, await asyncio.to_thread(made, number, image))
+
     async def _change(self) -> None:
         self._changed.clear()
         await self._changed.wait()
-
-
-async def _message(number: int, image: Image) -> bytes | ImageError:
-    return message(number, image) if is_at_hand(image) else await asyncio.to_thread(message, number, image)

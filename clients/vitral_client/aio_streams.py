@@ -92,7 +92,7 @@ class AsyncStreams:
         """Embeds images in one stream: each is answered as soon as it is done, whatever the others take.
 
         It costs less than a call for each image, and asks for less patience than `embed_iter`, which sends
-        them in batches and repeats each by itself. Tensors always go through messages.
+        them in batches and repeats each by itself.
 
         Args:
             images: as for `embed_iter`, pulled in a task of its own.
@@ -122,7 +122,6 @@ class AsyncStreams:
         deadline = None if timeout is None else self._verbs.deadline(timeout)
         terms = Terms(ordered, in_flight, deadline)
         return self._driver.items(
-            self._verbs.flow(wanted, timeout),
+            self._verbs.flow(wanted, terms, timeout),
             images if isinstance(images, AsyncIterable) else listed(images),
-            terms,
         )

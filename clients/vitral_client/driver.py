@@ -10,13 +10,11 @@ import grpc
 
 from vitral import heap
 from vitral.errors import UnavailableError, VitralError
-from vitral.v1.model_pb2 import ModelSpec
 from vitral_client import failure, item_driver, tracecontext
 from vitral_client.call import Call, Job, Steps
 from vitral_client.channel import Road, options, target
 from vitral_client.image import Image
-from vitral_client.item_stream import PATH, Flow, Terms
-from vitral_client.request import Wish
+from vitral_client.item_stream import PATH, Flow
 from vitral_client.steps import Result
 from vitral_client.stream import Give, Join, Moves, Pull, Run, Signal, Start
 
@@ -88,10 +86,10 @@ class Driver:
                 started.cancel()
 
     def items(
-        self, opened: Steps[tuple[Wish, ModelSpec]], images: Iterable[Image], terms: Terms
+        self, opened: Steps[Flow], images: Iterable[Image]
     ) -> Generator[tuple[int, Result], None, None]:
         """Does a stream of items; where its caller leaves, the call ends."""
-        flow = Flow(*self.run(opened), terms)
+        flow = self.run(opened)
 
         def begin(messages: Iterator[bytes]) -> Any:
             if self._closed:
@@ -99,9 +97,9 @@ class Driver:
             method: grpc.StreamStreamMultiCallable[bytes, bytes] = self._channels[Road.ONCE].stream_stream(
                 PATH
             )
-            return method(messages, timeout=terms.left(), metadata=tracecontext.metadata())
+            return method(messages, timeout=flow.terms.left(), metadata=tracecontext.metadata())
 
-        yield from item_driver.stream(flow, images, begin, partial(terms.error, address=self._address))
+        yield from item_driver.stream(flow, images, begin, partial(flow.terms.error, address=self._address))
 
     def send(self, call: Call) -> grpc.Future[bytes]:
         """Sends a call.

@@ -74,14 +74,18 @@ class Pixels:
     """Decoded pixels.
 
     Attributes:
-        array: uint8 (H, W, 3).
+        array: uint8 (H, W, 3); for models that take numbers of any channels (H, W, C) or (H, W), of a type of
+            `SENT`.
     """
 
-    array: NDArray[np.uint8]
+    array: NDArray[Any]
 
+
+SENT = ("uint8", "uint16", "int16", "float32")
+"""Element types of arrays. int16 goes as float32, which holds it exactly."""
 
 Image: TypeAlias = str | os.PathLike[str] | bytes | NDArray[Any] | Prepared | PilImage
-"""A path, the bytes of an image file, uint8 (H, W, 3), a PIL image, or a prepared row."""
+"""A path, the bytes of a file, an array of pixels (see `Pixels`), a PIL image, or a prepared row."""
 
 Content: TypeAlias = bytes | Pixels | Prepared
 """The three doors of the contract: `encoded`, `pixels`, `prepared`."""
@@ -140,12 +144,15 @@ def _checked(array: NDArray[Any]) -> Pixels:
     shape = _said(array)
     if array.ndim == 4:
         raise InvalidArgumentError(f"an array of shape {shape} is a batch: pass list(array)")
-    if array.dtype != np.uint8:
+    name = array.dtype.newbyteorder("=").name
+    if name not in SENT:
         hint = "; wrap a row of the model's own float input in Prepared" if array.dtype.kind == "f" else ""
-        raise InvalidArgumentError(f"an array is uint8 H x W x 3, not {array.dtype} of shape {shape}{hint}")
-    if array.ndim != 3 or array.shape[2] != 3 or not array.size:
-        raise InvalidArgumentError(f"an array is uint8 H x W x 3, not of shape {shape}")
-    return Pixels(array)
+        message = f"an array is uint8 H x W x 3, or {', '.join(SENT)} for models of raw values"
+        raise InvalidArgumentError(f"{message}, not {array.dtype} of shape {shape}{hint}")
+    # How many channels a model has only the server knows; fewer or more axes no model has.
+    if array.ndim not in (2, 3) or not array.size:
+        raise InvalidArgumentError(f"an array is H x W x channels, not of shape {shape}")
+    return Pixels(array.astype(np.float32) if name == "int16" else array)
 
 
 def _from_pil(image: PilImage) -> Content:

@@ -13,8 +13,8 @@ import grpc
 
 from vitral.errors import ServerError, VitralError
 from vitral_client.image import Image
-from vitral_client.item_stream import Flow, message
-from vitral_client.steps import Result
+from vitral_client.item_stream import Flow
+from vitral_client.reply import Result
 
 
 class Call(Protocol):
@@ -96,11 +96,13 @@ class _Outbox:
         """Takes images in until there are none, or the stream is closed."""
         try:
             for number, image in enumerate(images):
-                made = message(number, image)
+                made = self._flow.made(number, image)
                 with self._changed:
-                    self._flow.take(number, made)
-                    if isinstance(made, bytes):
-                        self._queue.put(made)
+                    message = self._flow.take(number, made)
+                    if self._closed:
+                        return self._flow.leave()
+                    if message is not None:
+                        self._queue.put(message)
                     self._changed.notify_all()
                     self._changed.wait_for(lambda: self._closed or not self._flow.full)
                     if self._closed:
@@ -136,7 +138,9 @@ class _Outbox:
     def answered(self, data: bytes) -> None:
         """Takes in a reply."""
         with self._changed:
-            self._flow.answered(data)
+            again = self._flow.answered(data)
+            if again is not None:
+                self._queue.put(again)
 
     def half_close(self) -> None:
         """Nothing more is sent."""
@@ -146,6 +150,7 @@ class _Outbox:
         """Nothing more is pulled nor sent."""
         with self._changed:
             self._closed = True
+            self._flow.leave()
             self._changed.notify_all()
         self._queue.put(None)
 

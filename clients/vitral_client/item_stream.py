@@ -11,25 +11,26 @@ from typing import cast
 
 import grpc
 
-from vitral import framing, output_request
+from vitral import output_request
 from vitral.errors import (
     CancelledError,
     ImageError,
     InvalidArgumentError,
+    RegionError,
     ServerError,
     UnavailableError,
     VitralError,
 )
-from vitral.limits import MAX_MESSAGE_BYTES
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1.model_pb2 import ModelSpec
 from vitral_client import argument, failure, reply
 from vitral_client.call import SERVICE, Deadline
 from vitral_client.failure import LostError
-from vitral_client.image import Image, Pixels
-from vitral_client.parts import read_any
-from vitral_client.request import Wish, fill, split_name
-from vitral_client.steps import Result
+from vitral_client.image import Image
+from vitral_client.item_memory import Lending, Sent, framed, sent
+from vitral_client.memory import Range
+from vitral_client.reply import Result
+from vitral_client.request import Wish, split_name
 
 PATH = f"{SERVICE}/EmbedStream"
 
@@ -84,15 +85,18 @@ class Flow:
         wish: what is wanted, of the fingerprint that the model had.
         spec: of the model.
         terms: how.
-        unanswered: messages by number, in order.
+        lending: shared memory for tensors; None: they go through messages.
+        unanswered: what was sent, by number, in order.
         broken: times that the stream broke since the last answer.
     """
 
     wish: Wish
     spec: ModelSpec
     terms: Terms
-    unanswered: dict[int, bytes] = field(default_factory=dict)
+    lending: Lending | None = None
+    unanswered: dict[int, Sent] = field(default_factory=dict)
     broken: int = 0
+    _opened: bool = False
     _ready: dict[int, Result] = field(default_factory=dict)
 
     @property
@@ -102,6 +106,12 @@ class Flow:
 
     def opening(self) -> Iterator[bytes]:
         """The messages that begin a call: the configuration, and what is not answered."""
+        if self._opened:  # and broke: whoever answers now may be another server, without this memory
+            self.lending = None
+            for number, one in list(self.unanswered.items()):
+                one.lost()
+                self._again(number, one)
+        self._opened = True
         name, version = split_name(self.wish.model)
         order = pb.STREAM_ORDER_IN_ORDER if self.terms.ordered else pb.STREAM_ORDER_UNSPECIFIED
         config = pb.EmbedStreamConfig(
@@ -111,26 +121,60 @@ class Flow:
             config.size.height, config.size.width = self.wish.size
         config.outputs.extend(output_request.write(name, self.wish.selection) for name in self.wish.outputs)
         yield pb.EmbedStreamRequest(config=config).SerializeToString()
-        yield from self.unanswered.values()
+        yield from (one.message for one in self.unanswered.values())
 
-    def take(self, number: int, made: bytes | ImageError) -> None:
-        """Takes in what `message` made of an image."""
+    def made(self, number: int, image: Image) -> Sent | ImageError:
+        """What `take` takes of an image. From any thread."""
+        return sent(number, image, self.lending)
+
+    def take(self, number: int, made: Sent | ImageError) -> bytes | None:
+        """Takes an image in; what is to be sent of it."""
         if isinstance(made, ImageError):
             self._ready[number] = made
-        else:
-            self.unanswered[number] = made
+            return None
+        self.unanswered[number] = made
+        return made.message
 
-    def answered(self, data: bytes) -> None:
-        """Takes in a reply.
+    def answered(self, data: bytes) -> bytes | None:
+        """Takes in a reply; what is to be sent again the ordinary way, where shared memory was refused.
 
         Raises:
             ServerError: it is none, or answers nothing that was asked.
         """
-        number, result = reply.item(data, self.wish, self.spec)
-        if self.unanswered.pop(number, None) is None:
+        number, result = reply.item(data, self.wish, self.spec, self._lent)
+        one = self.unanswered.get(number)
+        if one is None:
             raise ServerError(f"the server answered item {number}, which does not wait for an answer")
-        self._ready[number] = result
         self.broken = 0
+        if isinstance(result, ImageError):
+            one.refused()
+            if result.cause == RegionError.reason and one.outputs is not None:
+                self.lending = None
+                return self._again(number, one)
+        del self.unanswered[number]
+        self._ready[number] = result
+        return None
+
+    def leave(self) -> None:
+        """Nobody waits any more."""
+        for one in self.unanswered.values():
+            one.lost()
+
+    def _lent(self, number: int) -> Range | None:
+        one = self.unanswered.get(number)
+        if one is None:
+            return None
+        one.answered()
+        return one.outputs
+
+    def _again(self, number: int, one: Sent) -> bytes | None:
+        """The message of an item that was sent already, without shared memory; it keeps its place."""
+        if one.outputs is None:
+            return one.message
+        made = framed(number, one.content, None)
+        if isinstance(made, ImageError):
+            del self.unanswered[number]
+        return self.take(number, made)
 
     def given(self) -> Iterator[tuple[int, Result]]:
         """What can be given now, with the number of its image."""
@@ -147,24 +191,3 @@ class Flow:
             raise error
         self.broken += 1
         return _PAUSES[self.broken - 1]
-
-
-def message(number: int, image: Image) -> bytes | ImageError:
-    """The message of one image, or why it has none."""
-    content = read_any(number, image)
-    if isinstance(content, ImageError):
-        return content
-    request = pb.EmbedStreamRequest(id=number)
-    payloads = []
-    if isinstance(content, bytes):
-        request.item.encoded = content
-    else:
-        tensor = request.item.pixels if isinstance(content, Pixels) else request.item.prepared
-        tensor.payload = 0
-        payloads.append(fill(tensor, content))
-    total = framing.framed_bytes(request.ByteSize(), (payload.nbytes for payload in payloads))
-    if total > MAX_MESSAGE_BYTES:
-        told = f"the image takes {total} bytes, over the limit of {MAX_MESSAGE_BYTES} bytes a message"
-        return ImageError(told, cause="too_large", index=number)
-    header = request.SerializeToString()
-    return framing.join(header, payloads) if payloads else header

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Generic, TypeVar
+from typing import Generic, TypeAlias, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -22,6 +22,9 @@ from vitral_client.request import Request, Wish
 
 M = TypeVar("M", bound=Message)
 H = TypeVar("H", pb.EmbedResponse, pb.EmbedStreamResponse)
+
+Result: TypeAlias = Embedding | ImageError
+"""What comes of one image."""
 
 
 @dataclass(frozen=True)
@@ -64,9 +67,7 @@ def parse(data: bytes, lent: Range | None = None) -> Reply[pb.EmbedResponse]:
     return Reply(message(pb.EmbedResponse, header), payloads, lent)
 
 
-def results(
-    reply: Reply[pb.EmbedResponse], request: Request, wish: Wish, spec: ModelSpec
-) -> list[Embedding | ImageError]:
+def results(reply: Reply[pb.EmbedResponse], request: Request, wish: Wish, spec: ModelSpec) -> list[Result]:
     """One entry for each image of the caller, in the caller's order.
 
     Raises:
@@ -77,7 +78,7 @@ def results(
         said = f"{len(request.sent)} images were sent and {len(header.results)} results came back"
         raise ServerError(said)
     timings, done = _timings(header.timings), _done(header, wish)
-    every: dict[int, Embedding | ImageError] = dict(request.failed)
+    every: dict[int, Result] = dict(request.failed)
     for index, result in zip(request.sent, header.results, strict=True):
         if result.HasField("error"):
             every[index] = _failed(result, index)
@@ -86,8 +87,14 @@ def results(
     return [every[index] for index in sorted(every)]
 
 
-def item(data: bytes, wish: Wish, spec: ModelSpec) -> tuple[int, Embedding | ImageError]:
+def item(data: bytes, wish: Wish, spec: ModelSpec, lent: Callable[[int], Range | None]) -> tuple[int, Result]:
     """The number and the result in one reply of a stream.
+
+    Args:
+        data: the reply.
+        wish: what was asked for.
+        spec: of the model.
+        lent: shared memory that an item was answered in, by its number.
 
     Raises:
         ServerError: it is no EmbedStreamResponse, or contradicts itself.
@@ -100,7 +107,8 @@ def item(data: bytes, wish: Wish, spec: ModelSpec) -> tuple[int, Embedding | Ima
     if said.result.HasField("error"):
         return said.id, _failed(said.result, said.id)
     done = _done(said, wish)
-    return said.id, _embedding(said.result, Reply(said, payloads), spec, _timings(said.timings), done)
+    answered = Reply(said, payloads, lent(said.id))
+    return said.id, _embedding(said.result, answered, spec, _timings(said.timings), done)
 
 
 def _failed(result: pb.ItemResult, index: int) -> ImageError:

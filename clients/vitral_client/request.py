@@ -11,12 +11,15 @@ from vitral import framing, output_request, sizes
 from vitral.errors import ImageError, TooLargeError
 from vitral.limits import MAX_MESSAGE_BYTES
 from vitral.selection import WHOLE, Selection
-from vitral.tensors import Array
+from vitral.tensors import Array, dtype_named
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_client import argument
 from vitral_client.image import Content, Pixels, Prepared
 from vitral_client.memory import Range
+
+_KINDS = {"uint8": "|u1", "uint16": "<u2", "float32": "<f4"}
+"""Element types that are sent, little-endian."""
 
 _ITEM_BYTES = 64
 """Most bytes of an item that are neither its file nor its payload: tags, lengths, dtype and shape."""
@@ -171,8 +174,8 @@ def _head(wish: Wish) -> pb.EmbedRequest:
 
 def fill(tensor: tensor_pb2.Tensor, content: Pixels | Prepared) -> Array:
     """Says in `tensor` what this array is; gives its payload."""
-    kind = np.uint8 if isinstance(content, Pixels) else np.dtype("<f4")
-    array = np.ascontiguousarray(content.array, dtype=kind)
-    tensor.dtype = tensor_pb2.DATA_TYPE_UINT8 if isinstance(content, Pixels) else tensor_pb2.DATA_TYPE_FLOAT32
+    name = content.array.dtype.newbyteorder("=").name if isinstance(content, Pixels) else "float32"
+    array = np.ascontiguousarray(content.array, dtype=_KINDS[name])
+    tensor.dtype = dtype_named(name)
     tensor.shape.extend(array.shape)
     return array

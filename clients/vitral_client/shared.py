@@ -70,7 +70,7 @@ class Sharing:
             VitralError: the call failed.
         """
         for _ in range(2):
-            region = (yield from self._registered(deadline)) if size and not self._off else None
+            region = (yield from self.region(deadline)) if size else None
             lent = region.lend(size) if region is not None else None
             if region is None or lent is None:
                 return None
@@ -96,8 +96,14 @@ class Sharing:
         if self._region is not None:
             self._forget(self._region)
 
-    def _registered(self, deadline: Deadline) -> Steps[Region | None]:
-        """The region; None while another caller registers it, or where there is to be none."""
+    def region(self, deadline: Deadline) -> Steps[Region | None]:
+        """The region, registered; None while another caller does that, or where there is to be none.
+
+        Raises:
+            VitralError: it cannot be registered, and has to be.
+        """
+        if self._off:
+            return None
         region = self._region
         if region is not None and region.lost * 2 > region.size:
             self._forget(region)

@@ -6,7 +6,7 @@ answer. `Client` drives it by calling, `AsyncClient` by awaiting; nothing else d
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Literal, TypeAlias
@@ -22,7 +22,6 @@ from vitral.errors import (
     VitralError,
 )
 from vitral.limits import MAX_ITEMS
-from vitral.results import Embedding
 from vitral.selection import WHOLE
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1.model_pb2 import ModelSpec
@@ -32,13 +31,15 @@ from vitral_client.channel import Road
 from vitral_client.extents import specs_at
 from vitral_client.failure import LostError
 from vitral_client.health import Health
-from vitral_client.image import Image, is_one, listed
+from vitral_client.image import Content, Image, is_one, listed
+from vitral_client.item_memory import Lending
+from vitral_client.item_stream import Flow, Terms
 from vitral_client.parts import Parts
 from vitral_client.request import Request, Wish, split_name
 from vitral_client.shared import Sharing
 
 OnError: TypeAlias = Literal["raise", "return"]
-Result: TypeAlias = Embedding | ImageError
+Result: TypeAlias = reply.Result
 
 
 @dataclass(frozen=True)
@@ -109,12 +110,18 @@ class Verbs:
         spec = yield from self._learn(wish.model, clock())
         return replace(wish, fingerprint=wish.fingerprint or spec.fingerprint)
 
-    def flow(self, wish: Wish, timeout: float | None) -> Steps[tuple[Wish, ModelSpec]]:
-        """The wish of a stream, held to the fingerprint the model has now; outputs named where need be."""
-        spec = yield from self._learn(wish.model, self.deadline(timeout))
+    def flow(self, wish: Wish, terms: Terms, timeout: float | None) -> Steps[Flow]:
+        """A stream held to the fingerprint the model has now; outputs named where need be."""
+        deadline = self.deadline(timeout)
+        spec = yield from self._learn(wish.model, deadline)
         named = bool(wish.outputs) or wish.selection == WHOLE
         outputs = wish.outputs if named else tuple(spec.default_outputs)
-        return replace(wish, outputs=outputs, fingerprint=wish.fingerprint or spec.fingerprint), spec
+        wish = replace(wish, outputs=outputs, fingerprint=wish.fingerprint or spec.fingerprint)
+        if self.sharing is None:
+            return Flow(wish, spec, terms)
+        size = yield from self._shared_bytes(wish, (), deadline)
+        region = (yield from self.sharing.region(deadline)) if size else None
+        return Flow(wish, spec, terms, Lending(region, size) if region is not None else None)
 
     def models(self, timeout: float | None = None) -> Steps[list[pb.ServedModel]]:
         """Every model of the server, the failed ones with their reason."""
@@ -157,16 +164,16 @@ class Verbs:
 
     def _ask(self, request: Request, wish: Wish, deadline: Deadline) -> Steps[reply.Reply[pb.EmbedResponse]]:
         if self.sharing is not None:
-            size = yield from self._shared_bytes(wish, request, deadline)
-            shared = yield from self.sharing.ask(request, size, deadline)
+            each = yield from self._shared_bytes(wish, request.contents, deadline)
+            shared = yield from self.sharing.ask(request, len(request.sent) * each, deadline)
             if shared is not None:
                 return shared
         message: bytes = request.message or (yield Job(request.framed))
         answer = yield from _call(Call(f"{SERVICE}/Embed", message, deadline))
         return reply.parse(answer)
 
-    def _shared_bytes(self, wish: Wish, request: Request, deadline: Deadline) -> Steps[int]:
-        """Shared memory the reply takes at most; 0 where the server will refuse the wish."""
+    def _shared_bytes(self, wish: Wish, contents: Sequence[Content], deadline: Deadline) -> Steps[int]:
+        """Shared memory an image's outputs take at most; 0 where the server will refuse the wish."""
         spec = self._known.get(wish.model)
         if spec is None:
             spec = yield from self._learn(wish.model, deadline)
@@ -175,8 +182,7 @@ class Verbs:
         if not named.issuperset(outputs):
             return 0
         pairs = [(name, wish.selection) for name in outputs]
-        each = [sizes.shared_places(at, pairs)[1] for at in specs_at(spec, wish.size, request.contents)]
-        return len(request.sent) * max(each)
+        return max(sizes.shared_places(at, pairs)[1] for at in specs_at(spec, wish.size, contents))
 
     def _plan(self, wish: Wish, parts: Parts, deadline: Deadline) -> Steps[tuple[Wish, int]]:
         """The wish with its outputs named where it must be, and the most images whose reply fits."""

@@ -90,7 +90,7 @@ class Streams:
         """Embeds images in one stream: each is answered as soon as it is done, whatever the others take.
 
         It costs less than a call for each image, and asks for less patience than `embed_iter`, which sends
-        them in batches and repeats each by itself. Tensors always go through messages.
+        them in batches and repeats each by itself.
 
         Args:
             images: as for `embed_iter`, pulled in a thread of its own.
@@ -119,4 +119,4 @@ class Streams:
         wanted: Wish = wish(model, outputs, chosen, size, expect_fingerprint)
         deadline = None if timeout is None else self._verbs.deadline(timeout)
         terms = Terms(ordered, in_flight, deadline)
-        return self._driver.items(self._verbs.flow(wanted, timeout), listed(images), terms)
+        return self._driver.items(self._verbs.flow(wanted, terms, timeout), listed(images))

@@ -139,7 +139,7 @@ def _speeds(found: artifact.Artifact, placement: Placement, threads: int, until:
     for count in sorted({1, threads} if placement.provider == CPU else {threads}):
         if perf_counter() > until:
             return
-        options = arrange(placement, threads=count).options(first=graph == spec.graphs[0])
+        options = arrange(placement, threads=count).options(first=graph == specs.main_graph(spec))
         file = found.folder / graph.file
         session = GraphSession(file, graph, spec, placement=placement, options=options)
         for batch in BATCHES:

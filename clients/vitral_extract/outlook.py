@@ -105,7 +105,9 @@ def look(folder: Path, wanted: Wanted, embedder: Embedder) -> Outlook:
         InvalidArgumentError: what is asked for is not possible, or the folder holds another run.
     """
     earlier = run_of(folder, retry_failed=wanted.retry_failed)
-    facts = listing.facts_of(sources.items(wanted.sources, wanted.columns), failed_sizes(folder))
+    suffixes = sources.suffixes_of(embedder.spec)
+    items = sources.items(wanted.sources, wanted.columns, suffixes=suffixes)
+    facts = listing.facts_of(items, failed_sizes(folder))
     if not facts.count:
         raise InvalidArgumentError("the sources hold no picture")
     if earlier is not None and facts.sha256 != earlier.source:

@@ -92,7 +92,8 @@ def _begin(folder: Path, wanted: Wanted, embedder: Embedder, watcher: Watcher) -
         commit.sweep(folder)
     shard.forget_lost(folder)
     with commit.aside(folder / listing.FILE) as path:
-        items = sources.items(wanted.sources, wanted.columns)
+        suffixes = sources.suffixes_of(embedder.spec)
+        items = sources.items(wanted.sources, wanted.columns, suffixes=suffixes)
         facts = listing.write(items, path, failed_sizes(folder), watcher.listed)
         if earlier is not None and facts.sha256 != earlier.source:
             why = listing.difference(folder / listing.FILE, path)

@@ -11,12 +11,17 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from vitral.errors import InvalidArgumentError
+from vitral.v1 import model_pb2 as pb
+from vitral_engine.raw_scale import CONTRACT as RAW
 from vitral_extract import parquet, tar
 from vitral_extract.item import UNKNOWN, Item, Kind, printable
 from vitral_extract.parquet import Columns
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 """Endings of the pictures that are taken from folders and tar shards."""
+
+RAW_SUFFIXES = (".npy", ".png", ".tif", ".tiff")
+"""The same for models of contract raw-scale, whose pictures are numbers of any channels."""
 
 STDIN = "-"
 """The source that is a list on standard input."""
@@ -26,11 +31,23 @@ _COMPRESSED = (".tar.gz", ".tgz", ".tar.bz2", ".tar.xz", ".tar.zst")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-def items(sources: Sequence[str], columns: Columns | None = None) -> Iterator[Item]:
+def suffixes_of(spec: pb.ModelSpec) -> tuple[str, ...]:
+    """Endings of the pictures that a model takes."""
+    return RAW_SUFFIXES if spec.preprocessing.contract == RAW else SUFFIXES
+
+
+def items(
+    sources: Sequence[str], columns: Columns | None = None, *, suffixes: tuple[str, ...] = SUFFIXES
+) -> Iterator[Item]:
     """Every picture of the sources, in their order; folders sorted, so that each listing is the same.
 
     Ids are paths below a folder, paths as given for files, globs and lists, `SHARD/MEMBER` for tars, and the
     id column, or `FILE#ROW`, for Parquet files.
+
+    Args:
+        sources: as they are named.
+        columns: of Parquet files.
+        suffixes: endings of what is taken from folders and tar shards.
 
     Raises:
         InvalidArgumentError: a source is nothing of these kinds, or a folder cannot be read.
@@ -38,20 +55,20 @@ def items(sources: Sequence[str], columns: Columns | None = None) -> Iterator[It
     if sources.count(STDIN) > 1:
         raise InvalidArgumentError("standard input can be one source only")
     for source in sources:
-        yield from _of(source, columns or Columns())
+        yield from _of(source, columns or Columns(), suffixes)
 
 
-def _of(source: str, columns: Columns) -> Iterator[Item]:
+def _of(source: str, columns: Columns, suffixes: tuple[str, ...]) -> Iterator[Item]:
     if source == STDIN:
         yield from _listed(sys.stdin.buffer)
     elif os.path.lexists(source):
-        yield from _file(source, columns)
+        yield from _file(source, columns, suffixes)
     elif found := _RANGE.search(source):
         # WebDataset's shard-{000..999}.tar
         first, last = found.groups()
         for number in range(int(first), int(last) + 1):
             name = f"{source[: found.start()]}{number:0{len(first)}}{source[found.end() :]}"
-            yield from _of(name, columns)
+            yield from _of(name, columns, suffixes)
     elif glob.has_magic(source):
         names = sorted(glob.glob(source, recursive=True))
         if not names:
@@ -59,17 +76,17 @@ def _of(source: str, columns: Columns) -> Iterator[Item]:
         for name in names:
             # `**` names what is in a folder besides the folder.
             if "**" not in source or not os.path.isdir(name):
-                yield from _file(name, columns)
+                yield from _file(name, columns, suffixes)
     else:
         raise InvalidArgumentError(f"there is no file or folder {source}")
 
 
-def _file(name: str, columns: Columns) -> Iterator[Item]:
+def _file(name: str, columns: Columns, suffixes: tuple[str, ...]) -> Iterator[Item]:
     path, lower = Path(name).absolute(), name.lower()
     if path.is_dir():
-        yield from _folder(path)
+        yield from _folder(path, suffixes)
     elif lower.endswith(".tar"):
-        yield from tar.items(path, SUFFIXES)
+        yield from tar.items(path, suffixes)
     elif lower.endswith(_COMPRESSED):
         raise InvalidArgumentError(
             f"{name} is compressed: its members cannot be reached one by one; unpack it"
@@ -105,7 +122,7 @@ def _size(path: str) -> int:
     return found.st_size if stat.S_ISREG(found.st_mode) else UNKNOWN
 
 
-def _folder(root: Path) -> Iterator[Item]:
+def _folder(root: Path, suffixes: tuple[str, ...]) -> Iterator[Item]:
     """Pictures below a folder in sorted order, one folder's names in memory at a time.
 
     Links to folders are followed, but not into a folder that is above them: what is there is listed already.
@@ -125,7 +142,7 @@ def _folder(root: Path) -> Iterator[Item]:
                 above.append(identity)
                 names.append(iter(_names(path)))
                 folders.append(f"{below}/")
-        elif name.lower().endswith(SUFFIXES):
+        elif name.lower().endswith(suffixes):
             yield Item(printable(below), Kind.FILE, str(path), _size(str(path)))
 
 

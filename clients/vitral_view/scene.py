@@ -13,7 +13,7 @@ from safetensors.numpy import load_file
 from vitral import spec as specs
 from vitral.errors import ArtifactError, ImageError, InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
-from vitral_engine import image
+from vitral_engine import image, raw_scale
 from vitral_engine.artifact import open_artifact
 from vitral_engine.preprocess import Preprocessor
 from vitral_view import tiles
@@ -28,7 +28,7 @@ class Scene:
         spec: the model's spec.
         version: folder name of its version.
         tensors: its weights.
-        pixels: the picture after the resize, uint8 (H, W, 3).
+        pixels: the picture after the resize, uint8 (H, W, 3), the nearest levels where it is no bytes.
         values: normalised values of each patch, float32 (N, C * P * P).
         followed: the patch that is followed through the steps.
     """
@@ -106,12 +106,18 @@ def read(model: Path | str, picture: Path | str, *, patch: int | None = None) ->
         raise InvalidArgumentError(
             f"model {spec.name} has no preprocessing: it takes no pictures, only prepared rows"
         )
+    if spec.preprocessing.contract == raw_scale.CONTRACT:
+        channels = f"{spec.architecture.in_channels} channels of values"
+        raise InvalidArgumentError(
+            f"model {spec.name} takes {channels} ({raw_scale.CONTRACT}), not RGB: there is no picture to draw"
+        )
     if specs.EMBEDDING not in spec.sha256:
         raise ArtifactError(f"model {spec.name} has no {specs.EMBEDDING}: there is nothing to draw from")
     tensors = from_mapping(load_file(artifact.folder / specs.EMBEDDING), spec.architecture)
     preprocessor = Preprocessor(spec.preprocessing)
     pixels = preprocessor.resize(_decoded(Path(picture)))
-    return make(spec, artifact.version, tensors, pixels, preprocessor.normalise(pixels), patch)
+    shown, normalised = preprocessor.shown(pixels), preprocessor.normalise(pixels)
+    return make(spec, artifact.version, tensors, shown, normalised, patch)
 
 
 def make(

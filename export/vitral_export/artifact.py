@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +22,10 @@ from vitral.v1 import model_pb2 as pb
 from vitral_engine.artifact import sha256_file
 from vitral_engine.image import open_rgb
 from vitral_engine.preprocess import Preprocessor
-from vitral_export import cases, figures, fold, onnx_graph, preprocessing, report, verify
+from vitral_export import cases, contract, figures, fold, onnx_graph, preprocessing, report, subgraphs, verify
 from vitral_export.dynamic_size import is_dynamic, sizes
 from vitral_export.loaded import Loaded
+from vitral_export.progress import stage
 from vitral_export.verify import Verification
 from vitral_export.wrap import Inference
 
@@ -41,16 +45,13 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
         ProofError: torch cannot export the module, or onnx's checker refuses a graph.
         OSError: the folder cannot be written to.
     """
-    outputs = [item.name for item in loaded.outputs]
-    model = onnx_graph.export(wrapped, loaded, opset=opset)
-    graphs = {onnx_graph.FLOAT_FILE: model}
-    listed = [pb.Graph(file=onnx_graph.FLOAT_FILE, input=loaded.input, outputs=outputs)]
-    if loaded.preprocessing is not None and (folded := _folded(model, loaded)) is not None:
-        graphs[fold.UINT8_FILE] = folded
-        pixels = fold.pixels_input(loaded.preprocessing, dynamic=is_dynamic(loaded.architecture))
-        # First: of graphs that give the same outputs the engine takes the first, and this one is cheaper.
-        listed.insert(0, pb.Graph(file=fold.UINT8_FILE, input=pixels, outputs=outputs))
-    onnx_graph.save(folder, graphs)
+    with tempfile.TemporaryDirectory(dir=folder) as name_of_scratch:
+        scratch = Path(name_of_scratch)
+        with stage("trace and export"):
+            whole = onnx_graph.export(wrapped, loaded, opset=opset, scratch=scratch)
+        with stage("files of graphs and weights"):
+            graphs = _parts(_forms(whole, loaded, scratch), loaded)
+            onnx_graph.save(folder, {item.told.file: item.model for item in graphs}, scratch=scratch)
     if loaded.embedding:
         tensors = {key: np.ascontiguousarray(array) for key, array in sorted(loaded.embedding.items())}
         _write(folder / specs.EMBEDDING, save(tensors))
@@ -61,7 +62,7 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
         architecture=loaded.architecture,
         precision="float32",
         opset=opset,
-        graphs=listed,
+        graphs=[item.told for item in graphs],
         preprocessing=loaded.preprocessing,
         outputs=loaded.outputs,
         default_outputs=[item.name for item in loaded.outputs if item.trained][:1],
@@ -70,15 +71,44 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
     return spec
 
 
-def _folded(model: onnx.ModelProto, loaded: Loaded) -> onnx.ModelProto | None:
-    """The uint8 graph; None for a module whose first layer normalisation cannot be folded into."""
-    assert loaded.preprocessing is not None
-    size = sizes(loaded.architecture).traced if is_dynamic(loaded.architecture) else None
+@dataclass(frozen=True)
+class _Graph:
+    """A graph and what the spec says of it."""
+
+    told: pb.Graph
+    model: onnx.ModelProto
+
+
+def _forms(model: onnx.ModelProto, loaded: Loaded, scratch: Path) -> list[_Graph]:
+    """The whole graph in every form, cheapest first: the uint8 one, where there is one, and float32."""
+    outputs = [item.name for item in loaded.outputs]
+    forms = [_Graph(pb.Graph(file=onnx_graph.FLOAT_FILE, input=loaded.input, outputs=outputs), model)]
+    if loaded.preprocessing is None:
+        return forms
+    dynamic = is_dynamic(loaded.architecture)
+    size = sizes(loaded.architecture).traced if dynamic else None
     try:
-        return fold.fold(model, loaded.input.name, loaded.preprocessing, size=size)
+        folded = fold.fold(model, loaded.input.name, loaded.preprocessing, folder=scratch, size=size)
     except UnsupportedError as error:
+        # Normalisation cannot be folded into the module's first layer.
         log.info("%s has no uint8 graph: %s", loaded.architecture.module, error)
-        return None
+        return forms
+    pixels = fold.pixels_input(loaded.preprocessing, dynamic=dynamic)
+    return [_Graph(pb.Graph(file=fold.UINT8_FILE, input=pixels, outputs=outputs), folded), *forms]
+
+
+def _parts(forms: Sequence[_Graph], loaded: Loaded) -> list[_Graph]:
+    """Every form of every part and of the whole; of those that give an output the cheapest stands first."""
+    native = {"height": loaded.architecture.image_size.height, "width": loaded.architecture.image_size.width}
+    shape = [axis.size or native.get(axis.name, 1) for axis in loaded.input.axes]
+    found: list[_Graph] = []
+    for output, outputs in subgraphs.parts(forms[-1].model, shape).items():
+        for form in forms:
+            taken = [item.told.file for item in (*found, *forms)]
+            file = subgraphs.file_of(form.told.file, output, taken=taken)
+            told = pb.Graph(file=file, input=form.told.input, outputs=outputs)
+            found.append(_Graph(told, subgraphs.cut(form.model, outputs)))
+    return [*found, *forms]
 
 
 def write_proof(folder: Path, spec: pb.ModelSpec, verification: Verification) -> None:
@@ -87,9 +117,10 @@ def write_proof(folder: Path, spec: pb.ModelSpec, verification: Verification) ->
     _write(folder / verify.GOLDEN_FILE, verification.goldens.encode())
     pixels = None
     if spec.HasField("preprocessing"):
-        text = preprocessing.hugging_face(spec.preprocessing)
-        _write(folder / preprocessing.FILE, text.encode())
-        pixels = _write_photograph(folder, spec)
+        if (text := preprocessing.hugging_face(spec.preprocessing)) is not None:
+            _write(folder / preprocessing.FILE, text.encode())
+        if spec.preprocessing.contract != contract.RAW:
+            pixels = _write_photograph(folder, spec)
     _write(folder / figures.FILE, figures.text(spec, verification.runs).encode())
     _write(folder / report.FILE, report.page(spec, verification.runs, pixels).encode())
     for file, digest in _hashes(folder).items():
@@ -110,9 +141,11 @@ def _hashes(folder: Path) -> dict[str, str]:
 
 
 def _write_photograph(folder: Path, spec: pb.ModelSpec) -> NDArray[np.uint8]:
+    """Writes it, with the hash of its pixels after the resize: uint8, or float32 under some contracts."""
     data = cases.photograph_bytes(cases.GOLDEN_PHOTOGRAPH)
     _write(folder / PHOTOGRAPH, data)
-    pixels = Preprocessor(spec.preprocessing).resize(open_rgb(data))
+    preprocessor = Preprocessor(spec.preprocessing)
+    pixels = preprocessor.resize(open_rgb(data))
     photograph = pb.GoldenPhotograph(
         file=PHOTOGRAPH,
         pixels_sha256=hashlib.sha256(pixels.tobytes()).hexdigest(),
@@ -120,4 +153,4 @@ def _write_photograph(folder: Path, spec: pb.ModelSpec) -> NDArray[np.uint8]:
         credit=cases.GOLDEN_CREDIT,
     )
     spec.proof.photograph.CopyFrom(photograph)
-    return pixels
+    return preprocessor.shown(pixels)

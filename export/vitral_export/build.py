@@ -8,12 +8,14 @@ from pathlib import Path
 
 from torch import nn
 
-from vitral.errors import InvalidArgumentError
+from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
+from vitral_engine.raw_scale import CONTRACT as RAW_SCALE
 from vitral_export import artifact, onnx_graph, preprocessing, repository, sources, verify
 from vitral_export.dynamic_size import widened
 from vitral_export.loaded import Loaded, Options
 from vitral_export.preprocessing import Choice, HighDepth
+from vitral_export.progress import Report, told
 from vitral_export.wrap import Inference
 
 
@@ -42,6 +44,7 @@ def export(
     opset: int = onnx_graph.DEFAULT_OPSET,
     dynamic_size: bool = False,
     options: Options | None = None,
+    progress: Report | None = None,
 ) -> Exported:
     """Exports a module with the weights it has, proves it, and installs it as the next version of NAME.
 
@@ -49,12 +52,13 @@ def export(
         module: any module from images to tensors, trained or not. It is not changed.
         name: folder of the model in the repository.
         repo: the repository; made where it is missing.
-        preprocessing: `auto` for the module's usual one, `none`, a contract, FILE.json, or numbers.
+        preprocessing: `auto` for the module's usual one, `none`, or see `vitral_export.preprocessing.Choice`.
         high_depth: `refuse` 16-bit grey pictures, or `scale` them to 8 bits.
         opset: ONNX operator set, 18 to 23.
         dynamic_size: take images of any height and width that are multiples of the patch, in a proven range.
         options: which outputs, and what a module of one's own does not say itself: its image and patch size,
             its channels, the tokens in front of the patches.
+        progress: called with every stage of a long export, see `vitral_export.progress`.
 
     Raises:
         UnsupportedError: the module gives something that cannot be exported, or knows one size only.
@@ -69,6 +73,7 @@ def export(
         high_depth=high_depth,
         opset=opset,
         dynamic_size=dynamic_size,
+        progress=progress,
     )
 
 
@@ -81,6 +86,7 @@ def build(
     high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
     dynamic_size: bool = False,
+    progress: Report | None = None,
 ) -> Exported:
     """Exports a loaded source; see `export`."""
     onnx_graph.check_opset(opset)
@@ -88,8 +94,10 @@ def build(
     folder = repository.check_repo(repo)
     sized = widened(loaded) if dynamic_size else loaded
     chosen = with_preprocessing(sized, preprocessing, high_depth=high_depth)
+    if dynamic_size and chosen.preprocessing is not None and chosen.preprocessing.contract == RAW_SCALE:
+        raise UnsupportedError(f"contract {RAW_SCALE} resizes nothing: it takes images of one size only")
     wrapped = Inference(chosen)
-    with repository.staging(folder, name) as stage:
+    with told(progress), repository.staging(folder, name) as stage:
         spec = artifact.write_graphs(stage.folder, wrapped, chosen, name=name, opset=opset)
         same = stage.installed(spec.fingerprint)
         if same is not None:
@@ -111,5 +119,6 @@ def with_preprocessing(loaded: Loaded, choice: Choice, *, high_depth: HighDepth 
         if isinstance(choice, str) and choice in preprocessing.OF_THE_SOURCE:
             raise InvalidArgumentError(loaded.undecided)
         own = preprocessing.default(size.height)
-    chosen = preprocessing.choose(choice, own=own, size=size, high_depth=high_depth)
+    channels = loaded.architecture.in_channels
+    chosen = preprocessing.choose(choice, own=own, size=size, channels=channels, high_depth=high_depth)
     return replace(loaded, preprocessing=chosen)

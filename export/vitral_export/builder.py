@@ -97,24 +97,7 @@ class Builder:
 
     def finish(self, outputs: Sequence[Operand]) -> Program:
         """The steps that the outputs need."""
-        order: list[int] = []
-        for output in outputs:
-            self._visit(output, order)
-        new = {old: f"#{place}" for place, old in enumerate(order)}
-        steps = (self._steps[old] for old in order)
-        return Program(
-            tuple(
-                Operation(
-                    step.kind,
-                    step.attributes,
-                    tuple(_renamed(item, new) for item in step.operands),
-                    step.name,
-                    step.shape,
-                )
-                for step in steps
-            ),
-            tuple(_renamed(item, new) for item in outputs),
-        )
+        return needed(self._steps, outputs)
 
     def _place(self, step: Operation) -> int:
         """Where the step stands: behind all others, or where an equal one stands already."""
@@ -126,20 +109,6 @@ class Builder:
         self._steps.append(step)
         places.append(len(self._steps) - 1)
         return places[-1]
-
-    def _visit(self, output: Operand, order: list[int]) -> None:
-        """Appends what an output needs, each step behind its operands; without recursion, chains are long."""
-        done, stack = set(order), [(output, False)]
-        while stack:
-            operand, ready = stack.pop()
-            if isinstance(operand, Weight) or operand == INPUT or index_of(operand) in done:
-                continue
-            if ready:
-                done.add(index_of(operand))
-                order.append(index_of(operand))
-                continue
-            stack.append((operand, True))
-            stack += [(item, False) for item in reversed(self._steps[index_of(operand)].operands)]
 
     def _after_transpose(self, step: Operation) -> Operation:
         earlier = self.step(step.operands[0], "Transpose")
@@ -169,6 +138,43 @@ def _is_one(operand: Operand) -> bool:
     """Whether a product with it is the other operand, bit for bit: BEiT's layer scale where it has none."""
     held = operand.array if isinstance(operand, Weight) else np.zeros(0)
     return held.shape == () and bool(held == 1)
+
+
+def needed(steps: Sequence[Operation], outputs: Sequence[Operand]) -> Program:
+    """Those of the steps that the outputs need, in the order in which they need them."""
+    order: list[int] = []
+    for output in outputs:
+        _visit(steps, output, order)
+    new = {old: f"#{place}" for place, old in enumerate(order)}
+    kept = (steps[old] for old in order)
+    return Program(
+        tuple(
+            Operation(
+                step.kind,
+                step.attributes,
+                tuple(_renamed(item, new) for item in step.operands),
+                step.name,
+                step.shape,
+            )
+            for step in kept
+        ),
+        tuple(_renamed(item, new) for item in outputs),
+    )
+
+
+def _visit(steps: Sequence[Operation], output: Operand, order: list[int]) -> None:
+    """Appends what an output needs, each step behind its operands; without recursion, chains are long."""
+    done, stack = set(order), [(output, False)]
+    while stack:
+        operand, ready = stack.pop()
+        if isinstance(operand, Weight) or operand == INPUT or index_of(operand) in done:
+            continue
+        if ready:
+            done.add(index_of(operand))
+            order.append(index_of(operand))
+            continue
+        stack.append((operand, True))
+        stack += [(item, False) for item in reversed(steps[index_of(operand)].operands)]
 
 
 def _outline(operand: Operand) -> Hashable:

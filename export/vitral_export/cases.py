@@ -13,8 +13,10 @@ from numpy.typing import NDArray
 from vitral.errors import VitralError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
+from vitral_engine import raw_scale
 from vitral_engine.image import open_rgb
 from vitral_engine.preprocess import Preprocessor
+from vitral_engine.raw_scale import RawScale
 from vitral_export.dynamic_size import Size, row_shape, said
 
 PHOTOGRAPHS = (
@@ -75,12 +77,15 @@ def cases(graph: pb.Graph, preprocessing: pb.Preprocessing | None, size: Size | 
         shape = row_shape(graph.input.axes, size)
         noise = random.standard_normal((2 * _NOISE, *shape)).astype(np.float32)
         return _together({"noise": noise, "saturated": _extremes(shape)}, golden=(0, 1, 2))
+    if preprocessing.contract == raw_scale.CONTRACT:
+        return _raw(preprocessing, random)
     contract = Preprocessor(preprocessing)
     pictures = np.stack([contract.resize(open_rgb(photograph_bytes(name))) for name in PHOTOGRAPHS])
     pixels = random.integers(0, 256, (_NOISE, *pictures.shape[1:]), dtype=np.uint8)
     saturated = saturated_pixels(*pictures.shape[1:3])
     parts: dict[str, Array] = {"photographs": pictures, "noise": pixels, "saturated": saturated}
     if not graph.input.folded:
+        parts |= {name: contract.as_resized(parts[name]) for name in ("noise", "saturated")}
         parts = {name: contract.normalise(part) for name, part in parts.items()}
         parts["noise"] = random.standard_normal(parts["noise"].shape).astype(np.float32)
     return _together(parts, golden=(0, 1, len(PHOTOGRAPHS)))
@@ -100,10 +105,34 @@ def cases_at(graph: pb.Graph, preprocessing: pb.Preprocessing | None, size: Size
     contract = Preprocessor(preprocessing, size=size)
     names = PHOTOGRAPHS[: 1 if few else 2]
     pictures = [contract.resize(open_rgb(photograph_bytes(name))) for name in names]
-    noise = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
-    pixels = np.stack([*pictures, noise, *([] if few else saturated_pixels(height, width)[-1:])])
+    levels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
+    drawn = np.stack([levels, *([] if few else saturated_pixels(height, width)[-1:])])
+    pixels: Array = np.concatenate([np.stack(pictures), contract.as_resized(drawn)])
     rows: Array = pixels if graph.input.folded else contract.normalise(pixels)
     return _together({said(size): rows}, golden=(0,))
+
+
+def _raw(preprocessing: pb.Preprocessing, random: np.random.Generator) -> Cases:
+    """Rows for a model of any channels: drawn pictures through its own contract, noise, extremes."""
+    contract = RawScale(preprocessing)
+    height, width, channels = contract.shape
+    scale, offset = (np.array(item) for item in (preprocessing.scale, preprocessing.offset))
+    drawn = (_drawn(height, width, channels, random) for _ in PHOTOGRAPHS)
+    pictures = np.stack([contract.row(((row - offset) / scale).astype(np.float32)) for row in drawn])
+    shape = (channels, height, width)
+    noise = random.standard_normal((_NOISE, *shape)).astype(np.float32)
+    parts = {"pictures": pictures, "noise": noise, "saturated": _extremes(shape)}
+    return _together(parts, golden=(0, 1, len(pictures)))
+
+
+def _drawn(height: int, width: int, channels: int, random: np.random.Generator) -> NDArray[np.float64]:
+    """A picture of slopes and waves (H, W, C), another in each channel, with values from -2 to 2."""
+    down, across = (np.linspace(-1, 1, extent) for extent in (height, width))
+    slopes, waves, phases = (random.uniform(-1, 1, (3, channels)) for _ in range(3))
+    slope = slopes[0] * down[:, None, None] + slopes[1] * across[:, None]
+    wave = np.sin(8 * (waves[0] * down[:, None, None] + waves[1] * across[:, None]) + np.pi * phases[0])
+    found: NDArray[np.float64] = np.clip(slope + wave, -2, 2)
+    return found
 
 
 def saturated_pixels(height: int, width: int) -> NDArray[np.uint8]:

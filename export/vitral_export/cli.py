@@ -50,6 +50,7 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--opset", type=int, default=20, help="ONNX operator set, 18 to 23 (default: 20)")
     sized = "take images of any height and width that are multiples of the patch, in a proven range"
     build.add_argument("--dynamic-size", action="store_true", help=sized)
+    build.add_argument("--quiet", action="store_true", help="do not say what a long export is doing")
     _add_preprocessing_options(build)
     _add_source_options(build)
 
@@ -63,6 +64,23 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("path", metavar="MODEL", help="REPO/NAME or REPO/NAME/VERSION")
     inspect.add_argument("--json", action="store_true", help="the manifest as JSON")
 
+    compare = commands.add_parser("compare", help="hold two models against each other on the same pictures")
+    compare.add_argument("one", metavar="A", help="REPO/NAME or REPO/NAME/VERSION; drift is from this one")
+    compare.add_argument("other", metavar="B", help="the same")
+    compare.add_argument("--pictures", metavar="FOLDER", help="picture files (default: cuts of photographs)")
+    compare.add_argument(
+        "--seconds", type=float, default=1.0, help="each is timed for (default: %(default)s)"
+    )
+    compare.add_argument("--json", action="store_true", help="the figures as JSON")
+
+    convert = commands.add_parser("convert", help="write a model in another layout")
+    convert.add_argument("path", metavar="MODEL", help="REPO/NAME or REPO/NAME/VERSION")
+    layout = "transformers: that of transformers.js and optimum (default: %(default)s)"
+    convert.add_argument("--layout", choices=("transformers",), default="transformers", help=layout)
+    convert.add_argument("--to", required=True, metavar="FOLDER", help="a new folder")
+    beside = "the same model in another precision, written beside it; may be repeated"
+    convert.add_argument("--with", dest="beside", action="append", default=[], metavar="MODEL", help=beside)
+
     stages = commands.add_parser("stages", help="show what a source does, step by step, with shapes")
     stages.add_argument("source", metavar="SOURCE", help="see `vitral-export sources`")
     stages.add_argument("--json", action="store_true", help="the rows as JSON")
@@ -74,7 +92,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_preprocessing_options(parser: argparse.ArgumentParser) -> None:
-    which = "auto (the source's), none, hf-pil, hf-torchvision, [CONTRACT:]FILE.json (default: %(default)s)"
+    which = (
+        "auto (the source's), none, hf-pil, hf-torchvision, hf-dinov3, timm, google-tf, "
+        "[CONTRACT:]FILE.json, raw-scale:FILE.json (default: %(default)s)"
+    )
     parser.add_argument("--preprocessing", default="auto", metavar="WHICH", help=which)
     deep = "16-bit grey pictures: refused, or divided by 257 (default: %(default)s)"
     parser.add_argument("--high-depth", choices=("refuse", "scale"), default="refuse", help=deep)
@@ -89,6 +110,11 @@ def _add_source_options(parser: argparse.ArgumentParser) -> None:
     weights = "weights from FILE.safetensors, or from hf:NAME_OR_FOLDER"
     group.add_argument("--weights", metavar="FILE", help=weights)
     group.add_argument("--revision", metavar="R", help="revision of a Hugging Face checkpoint")
+    exact = (
+        "an npz: checkpoint as it was trained, with LayerNorm eps 1e-6 and tanh GELU "
+        "(default: as transformers has it, 1e-12 and erf)"
+    )
+    group.add_argument("--jax-exact", action="store_true", help=exact)
     outputs = "outputs to export, the default one first (default: all that are trained)"
     group.add_argument("--outputs", type=_names, default=(), metavar="A,B", help=outputs)
     untrained = "export these outputs though their weights are not trained, marked so"

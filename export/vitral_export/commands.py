@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, fields, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from vitral import spec as specs
-from vitral.errors import ProofError
+from vitral.errors import InvalidArgumentError, ProofError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.artifact import Artifact, open_artifact
 
@@ -25,19 +26,21 @@ if TYPE_CHECKING:
 
 
 def _build(arguments: argparse.Namespace) -> None:
-    from vitral_export import tables
+    from vitral_export import reporters, tables
     from vitral_export.build import build
 
     loaded = _loaded(arguments)
-    done = build(
-        loaded,
-        name=arguments.name,
-        repo=arguments.repo,
-        preprocessing=arguments.preprocessing,
-        high_depth=arguments.high_depth,
-        opset=arguments.opset,
-        dynamic_size=arguments.dynamic_size,
-    )
+    with nullcontext() if arguments.quiet else reporters.on_stderr() as report:
+        done = build(
+            loaded,
+            name=arguments.name,
+            repo=arguments.repo,
+            preprocessing=arguments.preprocessing,
+            high_depth=arguments.high_depth,
+            opset=arguments.opset,
+            dynamic_size=arguments.dynamic_size,
+            progress=report,
+        )
     out = tables.console()
     for name in loaded.left_out:
         out.print(f"{name} is left out: untrained, its weights are not in the checkpoint")
@@ -167,7 +170,36 @@ def _loaded(arguments: argparse.Namespace, *, outputs: Iterable[pb.Output] = ())
     return load(arguments.source, options)
 
 
+def _compare(arguments: argparse.Namespace) -> None:
+    from vitral_export.compare import compare
+
+    if not 0 <= arguments.seconds <= 3600:
+        raise InvalidArgumentError(f"--seconds is from 0 to 3600, not {arguments.seconds}")
+    found = compare(arguments.one, arguments.other, folder=arguments.pictures, seconds=arguments.seconds)
+    if arguments.json:
+        print(json.dumps(asdict(found), indent=1))
+        return
+    from vitral_export import tables
+
+    tables.show_comparison(tables.console(), found)
+
+
+def _convert(arguments: argparse.Namespace) -> None:
+    from vitral_export.convert import convert
+
+    for file in convert(arguments.path, arguments.to, beside=tuple(arguments.beside)):
+        print(f"{arguments.to}/{file}")
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = MappingProxyType(
-    {"build": _build, "verify": _verify, "inspect": _inspect, "sources": _sources, "stages": _stages}
+    {
+        "build": _build,
+        "compare": _compare,
+        "convert": _convert,
+        "inspect": _inspect,
+        "sources": _sources,
+        "stages": _stages,
+        "verify": _verify,
+    }
 )
 """Every command by name. They return on success and raise on failure."""

@@ -6,11 +6,13 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from vitral import spec as specs
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.device import CUDA
 from vitral_engine.measure import ILL_CONDITIONED, MAX_ABS_FLOOR, REL_L2_FLOOR
 from vitral_export import histogram
 from vitral_export.cases import PHOTOGRAPHS
+from vitral_export.contract import RAW
 from vitral_export.dynamic_size import is_dynamic, sizes
 from vitral_export.dynamic_size import said as sized
 from vitral_export.numbers import TOLERANCE, Run
@@ -29,7 +31,7 @@ def text(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
             "ill_conditioned": f"torch float32's own relative L2 over {ILL_CONDITIONED}",
         },
         "inputs": {
-            "photographs": list(PHOTOGRAPHS) if spec.HasField("preprocessing") else [],
+            "photographs": list(PHOTOGRAPHS) if _takes_photographs(spec) else [],
             "kinds": sorted({run.kind for run in runs}),
         },
         "structure": structure(spec),
@@ -52,7 +54,9 @@ def structure(spec: pb.ModelSpec) -> list[str]:
         )
     for graph in spec.graphs:
         said.append(f"{graph.file}: names, types and every axis of input and outputs are those asked for.")
-        said.append(f"{graph.file}: steps, their order, wiring, axes and constants are the module's own.")
+        part = "" if graph == specs.whole_graph(spec, graph) else ", those that its outputs need"
+        steps = "steps, their order, wiring, axes and constants are the module's own"
+        said.append(f"{graph.file}: {steps}{part}.")
         if graph.input.folded:
             said.append(
                 f"{graph.file}: weights with normalisation folded in equal those recomputed from the module "
@@ -76,7 +80,11 @@ def not_checked(spec: pb.ModelSpec) -> list[str]:
         said.append(
             "The quality of the embeddings: the proof is about agreement with the module, not about training."
         )
-    if spec.HasField("preprocessing"):
+    if spec.preprocessing.contract == RAW:
+        said.append(
+            "Real pictures: inputs were drawn, in the model's own channels, and went through its scaling."
+        )
+    elif spec.HasField("preprocessing"):
         said.append(
             "Preprocessing against the library that its contract is named after: inputs here went through "
             "the engine's own. That both agree is for the contract's own tests."
@@ -96,6 +104,10 @@ def not_checked(spec: pb.ModelSpec) -> list[str]:
     )
     said.append("Float16 and int8: the artifact holds float32 weights only.")
     return said
+
+
+def _takes_photographs(spec: pb.ModelSpec) -> bool:
+    return spec.HasField("preprocessing") and spec.preprocessing.contract != RAW
 
 
 def _histograms(runs: Sequence[Run]) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -21,7 +22,7 @@ from vitral import spec as specs
 from vitral.errors import InvalidArgumentError, ProofError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
-from vitral_export import onnx_operations
+from vitral_export import contract, onnx_operations
 from vitral_export.graph_edits import drop_unused, insert, moved
 from vitral_export.loaded import axes
 from vitral_export.operations import INPUT, Operation, Program, Weight, of_one
@@ -202,16 +203,22 @@ def fold(
     input_name: str,
     preprocessing: pb.Preprocessing,
     *,
+    folder: Path | None = None,
     size: tuple[int, int] | None = None,
 ) -> onnx.ModelProto:
-    """The uint8 graph of a float32 graph whose weights are inside; one of dynamic size is read at `size`.
+    """The uint8 graph of a float32 graph whose weights are inside, or in files of `folder`.
+
+    One of dynamic size is read at `size`.
 
     Raises:
-        UnsupportedError: what first computes with the input is nothing this can fold into.
+        UnsupportedError: the contract's pixels are not uint8, or what first computes with the input is
+            nothing this can fold into.
         ProofError: the graph has a form of which it cannot be told what it computes.
     """
+    if why := contract.no_uint8(preprocessing):
+        raise UnsupportedError(why)
     try:
-        program = onnx_operations.read(model, size=size)
+        program = onnx_operations.read(model, folder, size=size)
     except ValueError as error:
         raise ProofError(f"structure: the exported graph cannot be compared: {error}") from error
     folding = plan(program)

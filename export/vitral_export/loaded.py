@@ -50,6 +50,7 @@ class Options:
         outputs: names of the outputs to export, the default one first; empty: the source's own choice.
         allow_untrained: outputs that are exported though their weights are not trained.
         prefix_tokens: tokens in front of the patches of one's own module, see `PREFIXES`.
+        jax_exact: a Google checkpoint with its own LayerNorm eps 1e-6 and tanh GELU, not transformers'.
     """
 
     seed: int = 0
@@ -62,6 +63,7 @@ class Options:
     outputs: tuple[str, ...] = ()
     allow_untrained: tuple[str, ...] = ()
     prefix_tokens: tuple[str, ...] = ()
+    jax_exact: bool = False
 
     def size(self, name: str) -> int:
         """One of `SIZES`, as it was said or by default."""
@@ -75,7 +77,8 @@ class Options:
             InvalidArgumentError: one of them was given.
         """
         for name in names:
-            if getattr(self, name) not in (None, ()):
+            given = getattr(self, name)
+            if given is not None and given is not False and given != ():
                 option = f"--{name.replace('_', '-')}"
                 raise InvalidArgumentError(f"source {source} takes no {option}")
 

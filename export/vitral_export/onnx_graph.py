@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir
 import torch
-from onnx import numpy_helper
+from onnx import external_data_helper, numpy_helper
 from torch import nn
 
 from vitral.errors import InvalidArgumentError, ProofError
@@ -30,6 +31,7 @@ FLOAT_FILE = "model.onnx"
 """The float32 graph, which every artifact has."""
 
 _OUTPUT = "vitral_output_"
+_FROM_TORCH = "torch.bin"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _NOWHERE = "_empty_nn_module_stack_from_metadata_hook"  # torch's for what belongs to no submodule
 TRACED_BATCH = 2
@@ -46,8 +48,10 @@ def check_opset(opset: int) -> None:
         raise InvalidArgumentError(f"opset {opset} is not supported; {OPSETS[0]} to {OPSETS[-1]} are")
 
 
-def export(wrapped: Inference, loaded: Loaded, *, opset: int) -> onnx.ModelProto:
-    """The float32 graph with dynamic batch, its weights inside, its names readable.
+def export(wrapped: Inference, loaded: Loaded, *, opset: int, scratch: Path) -> onnx.ModelProto:
+    """The float32 graph with dynamic batch, its names readable, its weights in a file in `scratch`.
+
+    Copies of the graph are small so, and no more weights are in memory than torch made.
 
     Raises:
         ProofError: torch could not export the module.
@@ -76,21 +80,27 @@ def export(wrapped: Inference, loaded: Loaded, *, opset: int) -> onnx.ModelProto
         first = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ProofError(f"torch could not export {loaded.architecture.module}: {first}") from error
     assert program is not None
+    onnx_ir.external_data.unload_from_model(program.model, scratch, _FROM_TORCH)
     model = program.model_proto
-    _clean(model, wrapped.module)
+    for item in model.graph.initializer:
+        if external_data_helper.uses_external_data(item) and not weights.is_weight(item):
+            weights.bring_in(item, scratch)
+    _clean(model, wrapped.module, scratch)
     _name_outputs(model.graph, [item.name for item in loaded.outputs])
     _name_extents(model.graph, loaded)
     _restore_biases(model.graph, wrapped.module)
     return model
 
 
-def save(folder: Path, graphs: dict[str, onnx.ModelProto]) -> None:
+def save(folder: Path, graphs: dict[str, onnx.ModelProto], *, scratch: Path) -> None:
     """Writes the graphs by file name and their one weights file, and lets onnx check what was written.
+
+    Their weights so far are inside, or in files of `scratch`.
 
     Raises:
         ProofError: onnx's checker refuses a graph.
     """
-    weights.write(folder, list(graphs.values()))
+    weights.write(folder, list(graphs.values()), scratch=scratch)
     for name, model in graphs.items():
         path = folder / name
         path.write_bytes(model.SerializeToString(deterministic=True))
@@ -100,10 +110,10 @@ def save(folder: Path, graphs: dict[str, onnx.ModelProto]) -> None:
             raise ProofError(f"signature: onnx's checker refuses {name}: {error}") from error
 
 
-def _clean(model: onnx.ModelProto, module: nn.Module) -> None:
+def _clean(model: onnx.ModelProto, module: nn.Module, scratch: Path) -> None:
     """Strips metadata (it holds absolute paths and source lines) and gives readable names."""
     graph = model.graph
-    _rename_weights(graph, module)
+    _rename_weights(graph, module, scratch)
     taken: set[str] = set()
     for node in graph.node:
         node.name = _unused(f"{_scope(node)}{node.op_type}", taken)
@@ -119,18 +129,18 @@ def _clean(model: onnx.ModelProto, module: nn.Module) -> None:
     model.producer_name, model.producer_version = "vitral", ""
 
 
-def _rename_weights(graph: onnx.GraphProto, module: nn.Module) -> None:
+def _rename_weights(graph: onnx.GraphProto, module: nn.Module, scratch: Path) -> None:
     """Initialisers take the names that the module's own state dict has, turned ones with `.transposed`."""
     new = {item.name: item.name.removeprefix(PREFIX) for item in graph.initializer}
     turned = {
-        (tuple(parameter.T.shape), parameter.detach().T.contiguous().numpy().tobytes()): f"{name}.transposed"
+        (tuple(parameter.T.shape), weights.digest(parameter.detach().T.numpy())): f"{name}.transposed"
         for name, parameter in reversed(list(module.named_parameters()))
         if parameter.dim() == 2
     }
     for item in graph.initializer:
         if new[item.name] == item.name and len(item.dims) == 2:
-            array = numpy_helper.to_array(item)
-            new[item.name] = turned.get((array.shape, array.tobytes()), item.name)
+            array = weights.array(item, scratch)
+            new[item.name] = turned.get((array.shape, weights.digest(array)), item.name)
     taken = {name for node in graph.node for name in node.output}  # an output may have a parameter's name
     for old, name in new.items():
         if name in taken:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from types import MappingProxyType
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
+from vitral_export import weights
 from vitral_export.builder import Builder
 from vitral_export.onnx_constants import computed
 from vitral_export.onnx_readers import READERS, plain
@@ -18,11 +20,14 @@ from vitral_export.onnx_sized import Sized, sized
 from vitral_export.operations import INPUT, Operand, Program, Shape, Weight
 
 
-def read(model: onnx.ModelProto, *, size: tuple[int, int] | None = None) -> Program:
-    """The steps of a graph whose external weights are loaded.
+def read(
+    model: onnx.ModelProto, folder: Path | None = None, *, size: tuple[int, int] | None = None
+) -> Program:
+    """The steps of a graph.
 
     Args:
         model: the graph.
+        folder: where its external weights are; None where they are loaded.
         size: height and width of the images, for a graph that takes several.
 
     Raises:
@@ -30,7 +35,7 @@ def read(model: onnx.ModelProto, *, size: tuple[int, int] | None = None) -> Prog
     """
     _demand_plain(model)
     try:
-        return _Reading(model, size).program()
+        return _Reading(model, folder, size).program()
     except KeyError as error:
         raise ValueError(f"the extents of {error} cannot be told") from error
     except onnx.shape_inference.InferenceError as error:
@@ -67,13 +72,13 @@ def _demand_plain(model: onnx.ModelProto) -> None:
 class _Reading:
     """What is known while the nodes are read in order."""
 
-    def __init__(self, model: onnx.ModelProto, size: tuple[int, int] | None) -> None:
+    def __init__(self, model: onnx.ModelProto, folder: Path | None, size: tuple[int, int] | None) -> None:
         graph = model.graph
-        told = Sized(shapes(model), {}, {}) if size is None else sized(model, size)
+        told = Sized(shapes(model), {}, {}) if size is None else sized(model, size, folder)
         self.shapes = told.shapes
         self.known: dict[str, Operand] = {graph.input[0].name: INPUT}
         self.known |= {
-            item.name: Weight(item.name, numpy_helper.to_array(item)) for item in graph.initializer
+            item.name: Weight(item.name, weights.array(item, folder)) for item in graph.initializer
         }
         self.known |= {name: Weight(name, value) for name, value in told.constants.items()}
         self.extents = told.extents

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
 from vitral.tensors import Array
+from vitral_export import weights
 from vitral_export.onnx_constants import computed
 from vitral_export.operations import BATCHES, Shape, extent_of
 
@@ -43,13 +45,13 @@ class Sized:
     extents: dict[str, Shape]
 
 
-def sized(model: onnx.ModelProto, size: tuple[int, int]) -> Sized:
-    """The graph for images of this height and width.
+def sized(model: onnx.ModelProto, size: tuple[int, int], folder: Path | None = None) -> Sized:
+    """The graph for images of this height and width, its external weights in `folder`, or loaded.
 
     Raises:
         ValueError: the nodes contradict each other, or an extent is no multiple of the batch.
     """
-    first, second = (_pass(model, batch, size) for batch in BATCHES)
+    first, second = (_pass(model, batch, size, folder) for batch in BATCHES)
     shapes: dict[str, Shape] = {}
     constants: dict[str, Array] = {}
     extents: dict[str, Shape] = {}
@@ -76,10 +78,10 @@ def _extents(name: str, one: Sequence[int], other: Sequence[int]) -> Shape:
 class _Pass:
     """What is known of the tensors of a graph while its nodes are taken in order."""
 
-    def __init__(self, model: onnx.ModelProto, batch: int) -> None:
+    def __init__(self, model: onnx.ModelProto, batch: int, folder: Path | None) -> None:
         self.batch = batch
         self.opsets = list(model.opset_import)
-        self.values = {item.name: numpy_helper.to_array(item) for item in model.graph.initializer}
+        self.values = {item.name: weights.array(item, folder) for item in model.graph.initializer}
         self.types = {name: _type(array) for name, array in self.values.items()}
         self.shapes: dict[str, tuple[int, ...]] = {}
         self.worked: dict[str, Array] = {}
@@ -131,9 +133,9 @@ class _Pass:
                 self.shapes[name] = tuple(dim.dim_value for dim in dims)
 
 
-def _pass(model: onnx.ModelProto, batch: int, size: tuple[int, int]) -> _Pass:
+def _pass(model: onnx.ModelProto, batch: int, size: tuple[int, int], folder: Path | None) -> _Pass:
     taken = model.graph.input[0]
-    known = _Pass(model, batch)
+    known = _Pass(model, batch, folder)
     sides: Mapping[str, int] = {"batch": batch, "height": size[0], "width": size[1]}
     dims = taken.type.tensor_type.shape.dim
     if missing := [dim.dim_param for dim in dims if dim.dim_param and dim.dim_param not in sides]:

@@ -1,7 +1,8 @@
 """Hugging Face's preprocessor_config.json of a ViT, read and written.
 
-What is read means what `ViTImageProcessor` of transformers 5 makes of it: a key that is absent is the class's
-default, and a switch that is null is off. What would change pixels and cannot be honoured is refused by name.
+What is read means what the class that it names makes of it in transformers 5: a key that is absent is that
+class's default, and a switch that is null is off. What would change pixels and cannot be honoured is refused
+by name.
 """
 
 from __future__ import annotations
@@ -17,20 +18,10 @@ from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_export import contract as contracts
+from vitral_export import image_processors
 
 FILE = "preprocessor_config.json"
 """Name of the file in a checkpoint and in a version folder."""
-
-TYPES: Mapping[str, str] = MappingProxyType(
-    {
-        "ViTImageProcessorPil": "hf-pil",
-        "ViTImageProcessorFast": "hf-torchvision",
-        # Pillow in transformers 4; in transformers 5 whichever is installed: the project's default.
-        "ViTImageProcessor": "hf-pil",
-        "ViTFeatureExtractor": "hf-pil",
-    }
-)
-"""Class named in the file to the contract it means where none is asked for."""
 
 # Pillow's numbers, which the file uses.
 _RESAMPLE: Mapping[int, pb.Resample.ValueType] = MappingProxyType(
@@ -44,23 +35,7 @@ _RESAMPLE: Mapping[int, pb.Resample.ValueType] = MappingProxyType(
     }
 )
 
-_DEFAULTS: Mapping[str, Any] = MappingProxyType(
-    {
-        "size": {"height": 224, "width": 224},
-        "resample": 2,
-        "image_mean": 0.5,
-        "image_std": 0.5,
-        "rescale_factor": 1 / 255,
-        "do_resize": True,
-        "do_rescale": True,
-        "do_normalize": True,
-        "do_center_crop": False,
-        "do_convert_rgb": True,
-        "do_pad": False,
-        "default_to_square": True,
-        "crop_size": None,
-    }
-)
+_FLAGS = tuple(key for key, value in image_processors.DEFAULT.defaults.items() if isinstance(value, bool))
 _NAMES = ("image_processor_type", "feature_extractor_type")
 # They name other classes, or say how arrays are laid out, grouped and handed back.
 _WITHOUT_EFFECT = (
@@ -79,36 +54,50 @@ _WITHOUT_EFFECT = (
 
 
 def read(
-    source: str | os.PathLike[str] | Mapping[str, Any], *, contract: str | None = None
+    source: str | os.PathLike[str] | Mapping[str, Any],
+    *,
+    contract: str | None = None,
+    unnamed: str = image_processors.DEFAULT.name,
 ) -> pb.Preprocessing:
     """The preprocessing that a file, its folder, or its parsed content describes.
 
     Args:
         source: a path to the file or to the folder it is in, or the content.
-        contract: `hf-pil` or `hf-torchvision`; None for the one that the class named in the file means.
+        contract: `hf-pil`, say; None for the one that the class named in the file means.
+        unnamed: the class that a file means that names none.
 
     Raises:
         InvalidArgumentError: the file cannot be read, or asks for what cannot be honoured, by name.
     """
-    config = source if isinstance(source, Mapping) else _parsed(Path(source))
-    kind = next((config[name] for name in _NAMES if config.get(name) is not None), "ViTImageProcessor")
-    if kind not in TYPES:
-        known = ", ".join(TYPES)
-        raise InvalidArgumentError(f"{FILE}: {kind!r} is no image processor of a ViT; known are {known}")
+    config = source if isinstance(source, Mapping) else parsed(Path(source))
+    kind = next((config[name] for name in _NAMES if config.get(name) is not None), unnamed)
+    try:
+        processor, meant = image_processors.named(str(kind))
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"{FILE}: {error}") from None
     # What is off or null does nothing, whatever it is.
     used = {key for key, value in config.items() if value is not None and value is not False}
-    if unknown := sorted(used - {*_DEFAULTS, *_WITHOUT_EFFECT}):
+    known = {*processor.defaults, *processor.without_effect, *_WITHOUT_EFFECT}
+    if unknown := sorted(used - known):
         raise InvalidArgumentError(f"{FILE}: {', '.join(unknown)} cannot be honoured")
-    given = {key: config[key] for key in _DEFAULTS if key in config}
-    return contracts.stated(_preprocessing({**_DEFAULTS, **given}), contract or TYPES[kind])
+    given = {key: config[key] for key in processor.defaults if key in config}
+    numbers, wanted = _preprocessing({**processor.defaults, **given}), contract or meant
+    if wanted == "hf-dinov3" and not {**processor.defaults, **given}["do_rescale"]:
+        raise InvalidArgumentError(
+            f"{FILE}: do_rescale is false: contract {wanted} rescales before it resizes"
+        )
+    return contracts.stated(numbers, wanted, processor=processor)
 
 
 def write(preprocessing: pb.Preprocessing) -> str:
     """The text of the file, which transformers loads and which `read` turns into the same again.
 
-    It names the contract's own class. `AutoImageProcessor` takes torchvision wherever it is installed,
-    whatever the file names: for `hf-pil` load it with `ViTImageProcessorPil`, or with `backend="pil"`.
+    It names the class that the numbers were read from, and all of them. `AutoImageProcessor` takes
+    torchvision wherever it is installed, whatever the file names: for `hf-pil` load it with the class itself,
+    or with `backend="pil"`.
     """
+    told = preprocessing
+    processor = image_processors.of_bound(told.contract, told.bound)
     numbers = {value: number for number, value in _RESAMPLE.items()}
     config: dict[str, Any] = {
         "do_convert_rgb": True,
@@ -116,7 +105,7 @@ def write(preprocessing: pb.Preprocessing) -> str:
         "do_rescale": True,
         "do_resize": True,
         "image_mean": list(preprocessing.mean),
-        "image_processor_type": next(name for name, held in TYPES.items() if held == preprocessing.contract),
+        "image_processor_type": processor.written(told.contract),
         "image_std": list(preprocessing.std),
         "resample": numbers[preprocessing.resample],
         "rescale_factor": preprocessing.rescale_factor,
@@ -124,13 +113,20 @@ def write(preprocessing: pb.Preprocessing) -> str:
     }
     if preprocessing.shortest_edge:
         config["size"] = {"shortest_edge": preprocessing.shortest_edge}
+    if processor.defaults["do_center_crop"]:
+        config["do_center_crop"] = False
     if preprocessing.HasField("crop_size"):
         crop = preprocessing.crop_size
         config |= {"do_center_crop": True, "crop_size": {"height": crop.height, "width": crop.width}}
     return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
 
-def _parsed(path: Path) -> Mapping[str, Any]:
+def parsed(path: Path) -> Mapping[str, Any]:
+    """The JSON object in a file, or in the preprocessor_config.json of a folder.
+
+    Raises:
+        InvalidArgumentError: there is none.
+    """
     file = path / FILE if path.is_dir() else path
     try:
         config = json.loads(file.read_bytes())
@@ -144,7 +140,7 @@ def _parsed(path: Path) -> Mapping[str, Any]:
 
 
 def _preprocessing(config: Mapping[str, Any]) -> pb.Preprocessing:
-    flags = {key: _flag(config, key) for key, value in _DEFAULTS.items() if isinstance(value, bool)}
+    flags = {key: _flag(config, key) for key in _FLAGS}
     _refuse(flags)
     normalised = flags["do_normalize"]
     told = pb.Preprocessing(

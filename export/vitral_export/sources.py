@@ -12,8 +12,8 @@ from torch.nn.parameter import is_lazy
 
 from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
-from vitral_export import hub, pretrained
-from vitral_export.families import embedding, hugging_face, own, position, table
+from vitral_export import flax_checkpoint, hub, pretrained
+from vitral_export.families import embedding, google, hugging_face, own, position, preset, table, timm_vit
 from vitral_export.loaded import Kind, Loaded, Options, chosen, source_of
 
 _SEED_LIMIT = 2**63
@@ -33,7 +33,13 @@ SOURCES: Mapping[str, Kind] = MappingProxyType(
 """Every kind of source with sizes of its own, by name."""
 
 OPEN_SOURCES: Mapping[str, str] = MappingProxyType(
-    {hub.PREFIX + "...": hugging_face.SUMMARY, own.PREFIX + "...": own.SUMMARY}
+    {
+        **preset.SUMMARIES,
+        hub.PREFIX + "...": hugging_face.SUMMARY,
+        flax_checkpoint.PREFIX + "...": google.SUMMARY,
+        timm_vit.PREFIX + "...": timm_vit.SUMMARY,
+        own.PREFIX + "...": own.SUMMARY,
+    }
 )
 """The others: how their names begin, and what they are."""
 
@@ -55,6 +61,13 @@ def load(name: str, options: Options) -> Loaded:
 
 
 def _loaded(name: str, options: Options) -> Loaded:
+    if name.startswith(flax_checkpoint.PREFIX):
+        return google.load(name, options)
+    options.refuse(name, ["jax_exact"])
+    if name in preset.SUMMARIES:
+        return preset.load(name, options)
+    if name.startswith(timm_vit.PREFIX):
+        return timm_vit.load(name, options)
     if name.startswith(hub.PREFIX):
         return hugging_face.load(name, options)
     if name.startswith(own.PREFIX):
@@ -76,7 +89,7 @@ def given(module: nn.Module, options: Options | None = None) -> Loaded:
     if not isinstance(module, nn.Module):
         raise InvalidArgumentError(f"a torch.nn.Module is needed, not a {type(module).__name__}")
     options = options or Options()
-    options.refuse("a module with its weights", ["weights", "revision"])
+    options.refuse("a module with its weights", ["weights", "revision", "jax_exact"])
     check_weights(module)
     reference = f"{type(module).__module__}.{type(module).__qualname__}"
     for kind in SOURCES.values():

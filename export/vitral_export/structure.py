@@ -16,14 +16,14 @@ from onnx import helper
 from vitral import spec as specs
 from vitral import tensors
 from vitral.errors import ProofError
-from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
-from vitral_export import onnx_operations, torch_operations
-from vitral_export.builder import Builder
+from vitral_export import onnx_operations, progress, torch_operations
+from vitral_export.builder import Builder, needed
 from vitral_export.dynamic_size import Size, is_dynamic, row_shape, said, sizes
 from vitral_export.fold import CENTRE, plan
 from vitral_export.onnx_graph import TRACED_BATCH, extent_name
 from vitral_export.operations import INPUT, Operand, Program, Weight, differences
+from vitral_export.weights import digest
 from vitral_export.wrap import Inference
 
 
@@ -50,9 +50,9 @@ def compare(folder: Path, spec: pb.ModelSpec, own: Program, *, size: Size | None
     `size` is that of the images for which the steps of a model of dynamic size were read.
     """
     found = []
-    for graph in spec.graphs:
-        model = onnx.load(folder / graph.file)
-        told = problems(model, graph, spec, expected(own, graph, spec, size=size), size=size)
+    for graph in progress.each("structure of graphs", spec.graphs):
+        model = onnx.load(folder / graph.file, load_external_data=False)
+        told = problems(model, graph, spec, expected(own, graph, spec, size=size), folder, size=size)
         where = graph.file if size is None else f"{graph.file} at {said(size)}"
         found += [f"{where}: {problem}" for problem in told]
     return found
@@ -83,8 +83,10 @@ def read(wrapped: Inference, spec: pb.ModelSpec, *, size: Size | None = None) ->
 
 
 def expected(own: Program, graph: pb.Graph, spec: pb.ModelSpec, *, size: Size | None = None) -> Program:
-    """The steps that a graph has to have, from the module's own."""
-    return folded(own, spec.preprocessing, size=size) if graph.input.folded else own
+    """The steps that a graph has to have, from the module's own: those that its outputs need."""
+    whole = folded(own, spec.preprocessing, size=size) if graph.input.folded else own
+    behind = {item.name: operand for item, operand in zip(spec.outputs, whole.outputs, strict=True)}
+    return needed(whole.steps, [behind[name] for name in graph.outputs])
 
 
 def folded(own: Program, preprocessing: pb.Preprocessing, *, size: Size | None = None) -> Program:
@@ -128,27 +130,31 @@ def _centred(builder: Builder, pixels: Operand) -> Operand:
 
 
 def problems(
-    model: onnx.ModelProto, graph: pb.Graph, spec: pb.ModelSpec, steps: Program, *, size: Size | None = None
+    model: onnx.ModelProto,
+    graph: pb.Graph,
+    spec: pb.ModelSpec,
+    steps: Program,
+    folder: Path | None = None,
+    *,
+    size: Size | None = None,
 ) -> list[str]:
-    """What a graph whose external weights are loaded does otherwise than these steps; empty when nothing."""
+    """What a graph does otherwise than these steps; empty when nothing.
+
+    Its external weights are in `folder`, or loaded.
+    """
     told = _signature(model, graph, spec)
     try:
-        found = onnx_operations.read(model, size=size)
+        found = onnx_operations.read(model, folder, size=size)
     except ValueError as error:
         return [*told, str(error)]
     told += differences(found, steps)
-    held = [weight.array for weight in found.weights()]
+    held = {(weight.array.dtype, digest(weight.array)) for weight in found.weights()}
     for weight in steps.weights():
-        if not _holds(held, weight.array):
+        # Bit for bit: as it is, reshaped, or transposed.
+        forms = {(weight.array.dtype, digest(form)) for form in (weight.array, weight.array.T)}
+        if held.isdisjoint(forms):
             told.append(f"parameter {weight.name} is nowhere in the graph bit for bit")
     return told
-
-
-def _holds(held: Sequence[Array], wanted: Array) -> bool:
-    """Whether a parameter is there bit for bit: as it is, reshaped, or transposed."""
-    forms = {wanted.tobytes(), np.ascontiguousarray(wanted.T).tobytes()}
-    same_size = (item for item in held if item.size == wanted.size and item.dtype == wanted.dtype)
-    return any(item.tobytes() in forms for item in same_size)
 
 
 def _signature(model: onnx.ModelProto, graph: pb.Graph, spec: pb.ModelSpec) -> list[str]:

@@ -11,10 +11,11 @@ from rich.table import Table
 from vitral import dynamic, tensors
 from vitral import spec as specs
 from vitral.v1 import model_pb2 as pb
-from vitral_export.contract import described
+from vitral_export.contract import described, no_uint8
 
 if TYPE_CHECKING:  # it imports the runtime, which a table of a spec can do without
     from vitral_engine.replay import ReplayRow
+    from vitral_export.compare import Comparison
     from vitral_export.stages import Stage
 
 _PIPE_WIDTH = 160  # rich folds at 80 columns where there is no terminal
@@ -41,6 +42,30 @@ def show_spec(out: Console, spec: pb.ModelSpec, *, path: str) -> None:
     out.print(proof)
     if spec.proof.ill_conditioned:
         out.print(f"Ill-conditioned in float32: torch itself is off by {spec.proof.torch_rel_l2:.2e}")
+
+
+def show_comparison(out: Console, found: Comparison) -> None:
+    """Two models beside each other."""
+    a, b = found.costs
+    title = f"{b.model} against {a.model}, {found.pictures} pictures"
+    drift = _table("output", "relative L2, median", "largest", "largest 1 - cosine", title=title)
+    for row in found.drift:
+        drift.add_row(row.output, *(f"{number:.2e}" for number in (row.median, row.largest, row.cosine)))
+    out.print(drift)
+    columns = ("output", "rows", "vectors", "nearest the same", "of nearest five", "nearest, B asks in A")
+    near = _table(*columns, title="neighbours by cosine")
+    for one in found.neighbours:
+        mixed = "other widths" if one.mixed1 is None else f"{one.mixed1:.1%}"
+        near.add_row(one.output, one.rows, str(one.vectors), f"{one.top1:.1%}", f"{one.top5:.1%}", mixed)
+    out.print(near)
+    cost = _table("model", "precision", "images/s", "x A", "MB", "x A", title="cost, on this machine's CPU")
+    for item in found.costs:
+        rates = (f"{item.images_per_second:.1f}", f"{item.images_per_second / a.images_per_second:.2f}")
+        sizes = (f"{item.bytes / 1e6:.1f}", f"{item.bytes / a.bytes:.2f}")
+        cost.add_row(item.model, item.precision, *rates, *sizes)
+    out.print(cost)
+    for note in found.notes:
+        out.print(note)
 
 
 def show_replay(out: Console, rows: Sequence[ReplayRow]) -> None:
@@ -95,7 +120,7 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
     preprocessing = "none, prepared rows only"
     if spec.HasField("preprocessing"):
         preprocessing = described(told)
-    note = spec.source.weights_note
+    note, why = spec.source.weights_note, no_uint8(told)
     return [
         ("weights", note.upper() if specs.is_random(spec) else note),
         ("source", f"{spec.source.kind}, {spec.source.reference}"),
@@ -103,7 +128,11 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
         ("patch", f"{item.patch_size.height} x {item.patch_size.width}"),
         ("grid", f"{item.grid.height} x {item.grid.width}"),
         ("width", f"{item.embed_dim}"),
-        *(("graph", f"{graph.file}: {_tensor(graph.input)}") for graph in spec.graphs),
+        *(
+            ("graph", f"{graph.file}: {_tensor(graph.input)} -> {', '.join(graph.outputs)}")
+            for graph in spec.graphs
+        ),
+        *([("no uint8 graph", why)] if why else []),
         *(("output", _output(output)) for output in spec.outputs),
         ("default", ", ".join(spec.default_outputs)),
         ("preprocessing", preprocessing),

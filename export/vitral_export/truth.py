@@ -17,10 +17,10 @@ from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.measure import Budget, Errors, budget, errors
 from vitral_engine.preprocess import Preprocessor
-from vitral_export import structure
+from vitral_export import progress, structure
 from vitral_export.cases import Cases
 from vitral_export.fold import CENTRE, SUFFIX, Folding, plan
-from vitral_export.wrap import Inference
+from vitral_export.wrap import Inference, widened
 
 _ROUNDING = 4
 """What the folded form may be off in float32, in units of the floor of a budget.
@@ -28,6 +28,9 @@ _ROUNDING = 4
 Weights of few bits (halves, say) make exact products with pixels of -1 and 1, which float32 then adds without
 any error; folded they have all their bits. In float64 the folded form is held to the budget as it is.
 """
+
+
+_FLOAT32 = "torch float32"
 
 
 @dataclass(frozen=True)
@@ -62,21 +65,26 @@ def reference(
         ProofError: the module's own output is not finite, not of the promised shape, or another every time.
     """
     with one_thread():
-        wide, rows = copy.deepcopy(wrapped).double(), _wide(cases.rows, graph, spec)
-        truth = _run(wide, rows, graph)
-        _demand_same(_run(wide, rows[:1], graph), truth)
+        truth = _truth(wrapped, graph, spec, cases)
         if not graph.input.folded:
-            return Reference(cases, truth, _errors(_run(wrapped, cases.rows, graph), truth, cases))
-        plain = _run(wrapped, Preprocessor(spec.preprocessing).normalise(cases.rows), graph)
+            return Reference(cases, truth, _errors(_run(wrapped, cases.rows, graph, _FLOAT32), truth, cases))
+        plain = _run(wrapped, Preprocessor(spec.preprocessing).normalise(cases.rows), graph, _FLOAT32)
         centred = _nchw(cases.rows).astype(np.float32) - CENTRE
         form = _folded(wrapped, spec, folding or plan(structure.read(wrapped, spec)))
-        folded = _run(form, centred, graph)
-        exact = _run(form.double(), centred.astype(np.float64), graph)  # in place: folded is done with
+        folded = _run(form, centred, graph, f"{_FLOAT32}, folded,")
+        exact = _run(widened(form), centred.astype(np.float64), graph, "float64, folded,")
     unfolded = _errors(plain, truth, cases)
     _demand_folding(_errors(exact, truth, cases), unfolded, grant=1)
     own = _errors(folded, truth, cases)
     _demand_folding(own, unfolded, grant=_ROUNDING)
     return Reference(cases, truth, own)
+
+
+def _truth(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Cases) -> dict[str, Array]:
+    wide, rows = widened(wrapped), _wide(cases.rows, graph, spec)
+    truth = _run(wide, rows, graph, "float64 truth")
+    _demand_same(_run(wide, rows[:1], graph, "one row once more"), truth)
+    return truth
 
 
 def _errors(
@@ -138,8 +146,11 @@ def _nchw(pixels: Array) -> Array:
 
 
 def _folded(wrapped: Inference, spec: pb.ModelSpec, folding: Folding) -> nn.Module:
-    """The float32 module with normalisation folded into its first weights: the graph's form, in torch."""
-    module = copy.deepcopy(wrapped)
+    """The float32 module with normalisation folded into its first weights: the graph's form, in torch.
+
+    All other parameters are the module's own.
+    """
+    module = copy.deepcopy(wrapped, {id(own): own for own in wrapped.parameters()})
     for item in folding.pair(spec.preprocessing):
         owner, _, leaf = item.name.removesuffix(SUFFIX).rpartition(".")
         parameter = nn.Parameter(torch.from_numpy(item.array.copy()), requires_grad=False)
@@ -147,9 +158,11 @@ def _folded(wrapped: Inference, spec: pb.ModelSpec, folding: Folding) -> nn.Modu
     return module
 
 
-def _run(module: nn.Module, rows: Array, graph: pb.Graph) -> dict[str, Array]:
+def _run(module: nn.Module, rows: Array, graph: pb.Graph, what: str) -> dict[str, Array]:
+    """Every output of the graph, one row after the other."""
+    name = f"{what} of {graph.file}"
     found: list[tuple[Tensor, ...]] = [
-        module(torch.from_numpy(rows[at : at + 1].copy())) for at in range(len(rows))
+        module(torch.from_numpy(rows[at : at + 1].copy())) for at in progress.each(name, range(len(rows)))
     ]
     if len(found[0]) != len(graph.outputs):
         raise ProofError(f"numbers: the module gives {len(found[0])} outputs, not {len(graph.outputs)}")

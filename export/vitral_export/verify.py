@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import vitral_engine
+from vitral import spec as specs
 from vitral.errors import ProofError
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
@@ -20,6 +21,7 @@ from vitral_export.cases import cases, cases_at
 from vitral_export.dynamic_size import Size, is_dynamic, sizes
 from vitral_export.fold import plan
 from vitral_export.numbers import Run
+from vitral_export.progress import stage
 from vitral_export.truth import Reference, reference
 from vitral_export.wrap import Inference
 
@@ -67,7 +69,7 @@ def prove(folder: Path, spec: pb.ModelSpec, wrapped: Inference) -> Verification:
         golden_file=GOLDEN_FILE,
         sizes=[tensor_pb2.ImageSize(height=size[0], width=size[1]) for size in _proven(spec)],
     )
-    return Verification(proof, goldens_of(references, spec), tuple(runs))
+    return Verification(proof, goldens_of(spec, references), tuple(runs))
 
 
 def rehearse(folder: Path) -> None:
@@ -77,21 +79,23 @@ def rehearse(folder: Path) -> None:
         ArtifactError: the engine refuses the folder.
         ProofError: the replay is over budget, or the photograph gives other pixels.
     """
-    model = vitral_engine.open(folder, device="cpu")
+    with stage("rehearsal"):
+        model = vitral_engine.open(folder, device="cpu")
     model.close()
     if not model.replayed.pixels_equal:
         raise ProofError(f"the golden photograph gives other pixels at once: {model.replayed.pixels_note}")
 
 
 def references_of(spec: pb.ModelSpec, wrapped: Inference) -> dict[str, Reference]:
-    """Truth and budgets of every graph, by file."""
+    """Truth and budgets of every graph, by file; a part of a graph has those of the whole."""
     told = spec.preprocessing if spec.HasField("preprocessing") else None
     proven = _proven(spec)
     native = proven[0] if proven else None
     folds = native is not None and any(graph.input.folded for graph in spec.graphs)
     folding = plan(structure.read(wrapped, spec)) if folds else None
+    whole = {graph.file: specs.whole_graph(spec, graph) for graph in spec.graphs}
     found = {}
-    for graph in spec.graphs:
+    for graph in (graph for graph in spec.graphs if graph == whole[graph.file]):
         own = reference(wrapped, graph, spec, cases(graph, told, native), folding)
         others = {
             size: reference(
@@ -100,7 +104,7 @@ def references_of(spec: pb.ModelSpec, wrapped: Inference) -> dict[str, Reference
             for size in proven[1:]
         }
         found[graph.file] = replace(own, others=others)
-    return found
+    return {file: found[graph.file] for file, graph in whole.items()}
 
 
 def _proven(spec: pb.ModelSpec) -> tuple[Size, ...]:
@@ -112,13 +116,13 @@ def _is_large(size: Size, native: Size | None) -> bool:
     return native is not None and math.prod(size) > math.prod(native)
 
 
-def goldens_of(references: Mapping[str, Reference], spec: pb.ModelSpec) -> Goldens:
-    """The golden rows of every graph and their float64 outputs, at every size that travels."""
+def goldens_of(spec: pb.ModelSpec, references: Mapping[str, Reference]) -> Goldens:
+    """The golden rows of every whole graph and their float64 outputs, at every size that travels."""
     sized = sizes(spec.architecture).golden if is_dynamic(spec.architecture) else ()
-    others = {
-        size: _goldens({file: known.others[size] for file, known in references.items()}) for size in sized
-    }
-    return replace(_goldens(references), sized=others)
+    files = dict.fromkeys(specs.whole_graph(spec, graph).file for graph in spec.graphs)
+    whole = {file: references[file] for file in files}
+    others = {size: _goldens({file: known.others[size] for file, known in whole.items()}) for size in sized}
+    return replace(_goldens(whole), sized=others)
 
 
 def _goldens(references: Mapping[str, Reference]) -> Goldens:

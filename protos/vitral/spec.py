@@ -124,19 +124,30 @@ def is_random(spec: pb.ModelSpec) -> bool:
 
 
 def float_graph(spec: pb.ModelSpec) -> pb.Graph:
-    """The graph that takes `prepared` rows: float32, nothing folded."""
+    """The whole graph that takes `prepared` rows: float32, nothing folded."""
     for graph in spec.graphs:
         if graph.input.dtype == tensor_pb2.DATA_TYPE_FLOAT32 and not graph.input.folded:
-            return graph
+            return whole_graph(spec, graph)
     raise ArtifactError(f"model {spec.name} has no float32 graph")
 
 
 def plain_graph(spec: pb.ModelSpec) -> pb.Graph:
-    """The graph that others serve too, of the model's own float input and type: nothing folded."""
+    """The whole graph that others serve too, of the model's own float input and type: nothing folded."""
     for graph in spec.graphs:
         if not graph.input.folded:
-            return graph
+            return whole_graph(spec, graph)
     raise ArtifactError(f"model {spec.name} has no graph of its own float input")
+
+
+def whole_graph(spec: pb.ModelSpec, part: pb.Graph) -> pb.Graph:
+    """The graph of this one's input that gives the most outputs: the one it is a part of, or itself."""
+    fitting = [graph for graph in spec.graphs if graph.input == part.input]
+    return max(fitting, key=lambda graph: (len(graph.outputs), graph.file == part.file))
+
+
+def main_graph(spec: pb.ModelSpec) -> pb.Graph:
+    """The graph that a request without wishes runs."""
+    return cheapest_graph(spec, spec.default_outputs, pixels=True)
 
 
 def input_size(preprocessing: pb.Preprocessing) -> tensor_pb2.ImageSize:

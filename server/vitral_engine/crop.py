@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
-from numpy.typing import NDArray
 
 from vitral.dynamic import Size
 from vitral.errors import ArtifactError
+from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 
 MAX_RESIZED = 16_000_000
 """Most pixels after a resize of the shortest edge: a long and narrow picture would become a huge one."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Where the middle of an odd number is.
+
+    Attributes:
+        first: number of rows that are too many to the first one kept.
+        in_front: 1 where an odd number of missing rows has the larger half in front, 0 where behind.
+    """
+
+    first: Callable[[int], int]
+    in_front: int
+
+
+DOWN_IN_FRONT = Rule(lambda more: more // 2, in_front=1)
+"""transformers on Pillow."""
+
+DOWN_BEHIND = Rule(lambda more: more // 2, in_front=0)
+"""transformers on torchvision."""
+
+EVEN_BEHIND = Rule(lambda more: round(more / 2), in_front=0)
+"""torchvision itself: halves go to the even number."""
 
 
 def check(preprocessing: pb.Preprocessing) -> None:
@@ -76,26 +102,20 @@ def _resized_for(size: Size, told: pb.Preprocessing, height: int, width: int) ->
     return rows, columns
 
 
-def centre(pixels: NDArray[np.uint8], height: int, width: int, *, in_front: int) -> NDArray[np.uint8]:
-    """The middle (height, width, 3) of pixels (H, W, 3), black where they are smaller.
-
-    Args:
-        pixels: what is cropped.
-        height: rows wanted.
-        width: columns wanted.
-        in_front: 1 where an odd number of missing rows has the larger half in front, 0 where behind.
-    """
+def centre(pixels: Array, height: int, width: int, *, rule: Rule) -> Array:
+    """The middle (height, width, 3) of pixels (H, W, 3), black where they are smaller."""
     (top, above), (left, before) = (
-        _middle(have, want, in_front) for have, want in zip(pixels.shape[:2], (height, width), strict=True)
+        _middle(have, want, rule) for have, want in zip(pixels.shape[:2], (height, width), strict=True)
     )
     kept = pixels[top : top + height, left : left + width]
     if kept.shape[:2] == (height, width):
         return np.ascontiguousarray(kept)
-    whole = np.zeros((height, width, pixels.shape[2]), np.uint8)
+    whole = np.zeros((height, width, pixels.shape[2]), pixels.dtype)
     whole[above : above + kept.shape[0], before : before + kept.shape[1]] = kept
     return whole
 
 
-def _middle(have: int, want: int, in_front: int) -> tuple[int, int]:
+def _middle(have: int, want: int, rule: Rule) -> tuple[int, int]:
     """First position kept of an axis, and the number of black ones in front of it."""
-    return (have - want) // 2 if have > want else 0, (want - have + in_front) // 2 if want > have else 0
+    first = rule.first(have - want) if have > want else 0
+    return first, (want - have + rule.in_front) // 2 if want > have else 0

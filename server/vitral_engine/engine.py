@@ -83,10 +83,8 @@ class Model:
         native_on = placement.device if placement.provider == TENSORRT else ""
         self._sizes = Sizes(spec, max_pixels=max_pixels, decode=decode, native_on=native_on)
         self.intake = self.at(None).intake
-        options = {
-            graph.file: cores.options(first=position == 0, staging=staging)
-            for position, graph in enumerate(spec.graphs)
-        }
+        main = specs.main_graph(spec)
+        options = {graph.file: cores.options(first=graph == main, staging=staging) for graph in spec.graphs}
         self.sessions = {
             graph.file: GraphSession(
                 artifact.folder / graph.file, graph, spec, placement=placement, options=options[graph.file]
@@ -135,7 +133,7 @@ class Model:
         """Embeds images in process.
 
         Args:
-            images: paths, file bytes or uint8 (H, W, 3) arrays.
+            images: paths, file bytes or arrays, see `Image`.
             outputs: output names; None for the model's defaults.
             dtype: "float32" or "float16".
             size: height and width, for models of dynamic size; None: the native ones.

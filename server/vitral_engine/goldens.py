@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save
 
+from vitral import spec as specs
 from vitral.errors import ArtifactError
 from vitral.tensors import Array
 from vitral.v1.model_pb2 import ModelSpec
@@ -52,6 +53,8 @@ class Goldens:
 def load(folder: Path, spec: ModelSpec) -> Goldens:
     """The goldens of a version folder, one input and every output of each graph.
 
+    A part of a graph has those of the whole.
+
     Raises:
         ArtifactError: a tensor is missing.
     """
@@ -67,9 +70,10 @@ def load(folder: Path, spec: ModelSpec) -> Goldens:
 def _goldens(tensors: Mapping[str, Array], spec: ModelSpec, suffix: str) -> Goldens:
     inputs, outputs = {}, {}
     for graph in spec.graphs:
-        inputs[graph.file] = tensors[f"{graph.file}/input{suffix}"]
+        file = specs.whole_graph(spec, graph).file
+        inputs[graph.file] = tensors[f"{file}/input{suffix}"]
         for name in graph.outputs:
-            outputs[graph.file, name] = tensors[f"{graph.file}/{name}{suffix}"]
+            outputs[graph.file, name] = tensors[f"{file}/{name}{suffix}"]
     return Goldens(inputs, outputs)
 
 

@@ -20,7 +20,7 @@ from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_engine import image as images
-from vitral_engine import scaled
+from vitral_engine import raw_scale, scaled
 from vitral_engine.elements import bfloat16
 from vitral_engine.preprocess import Preprocessor
 from vitral_engine.scaled import Extent
@@ -48,7 +48,7 @@ def _room(pixels: int) -> AbstractContextManager[object]:
     return _large if pixels > _LARGE_PIXELS else nullcontext()
 
 
-def _halved(row: NDArray[np.float32], dtype: int) -> Array:
+def halved(row: NDArray[np.float32], dtype: int) -> Array:
     """The row for a graph of this input type; bfloat16 as uint16."""
     if dtype == tensor_pb2.DATA_TYPE_FLOAT32:
         return row
@@ -80,7 +80,8 @@ class Intake:
         self._fast = decodes.demand(decode) == decodes.FAST
         self._max_pixels = max_pixels
         told = spec.preprocessing
-        self._preprocessor = Preprocessor(told, size=size) if spec.HasField("preprocessing") else None
+        of_rgb = spec.HasField("preprocessing") and told.contract != raw_scale.CONTRACT
+        self._preprocessor = Preprocessor(told, size=size) if of_rgb else None
 
     def encoded(self, data: bytes, graph: pb.Graph) -> Row:
         """A row from the bytes of an image file.
@@ -94,7 +95,8 @@ class Intake:
         opened = images.open_header(data, max_pixels=self._max_pixels, high_depth=rule)
         # The limits above are of the whole picture, whatever is decoded of it.
         pixels = opened.width * opened.height
-        extent = scaled.shrink(opened, preprocessor.spec, size=preprocessor.size) if self._fast else None
+        shrinks = self._fast and preprocessor.in_bytes
+        extent = scaled.shrink(opened, preprocessor.spec, size=preprocessor.size) if shrinks else None
         with _room(pixels if extent is None else extent.pixels):
             start = perf_counter()
             rgb = images.to_rgb(opened, len(data))
@@ -110,7 +112,8 @@ class Intake:
         preprocessor = self._require()
         said = f"{' x '.join(map(str, array.shape))} {array.dtype}"
         if array.dtype != np.uint8 or array.ndim != 3 or array.shape[2] != 3 or 0 in array.shape:
-            raise ImageError(f"pixels are {said}; H x W x 3 uint8 is needed", cause="shape")
+            hint = "; a row of its own input goes as prepared" if array.dtype == np.float32 else ""
+            raise ImageError(f"pixels are {said}; H x W x 3 uint8 is needed{hint}", cause="shape")
         if max(array.shape) > images.MAX_SIDE:
             message = f"pixels are {said}, a side over the limit of {images.MAX_SIDE}"
             raise ImageError(message, cause="too_many_pixels")
@@ -158,7 +161,7 @@ class Intake:
         if graph.input.folded:
             array: Array = resized
         else:
-            array = _halved(preprocessor.normalise(resized), graph.input.dtype)
+            array = halved(preprocessor.normalise(resized), graph.input.dtype)
         return Row(array, decode_ms, (perf_counter() - start) * 1e3)
 
     def _require(self) -> Preprocessor:

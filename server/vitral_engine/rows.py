@@ -18,8 +18,8 @@ from vitral_engine.half import cast
 from vitral_engine.intake import Intake
 from vitral_engine.session import GraphSession
 
-Image = str | os.PathLike[str] | bytes | NDArray[np.uint8]
-"""A path, the bytes of an image file, or uint8 pixels (H, W, 3)."""
+Image = str | os.PathLike[str] | bytes | NDArray[Any]
+"""A path, the bytes of an image file, or uint8 pixels (H, W, 3); values (H, W, C) for contract raw-scale."""
 
 _BATCH = 8
 """Rows of one run, at the native size: larger ones fall out of the CPU's cache."""

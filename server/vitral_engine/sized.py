@@ -11,6 +11,7 @@ from vitral.dynamic import Size
 from vitral.errors import UnsupportedError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.intake import Intake
+from vitral_engine.raw_intake import intake_of
 
 _KEPT = 64
 """Sizes that are remembered beside the native one."""
@@ -64,7 +65,7 @@ class Sizes:
             raise UnsupportedError(f"{told} runs at its native size only, {self._own[0]} x {self._own[1]}")
         own = specs.input_size(spec.preprocessing)
         contracts = size == (own.height, own.width) or not dynamic.is_dynamic(self._spec)
-        intake = Intake(
+        intake = intake_of(
             spec, max_pixels=self._max_pixels, decode=self._decode, size=None if contracts else size
         )
         return Sized(size if dynamic.is_dynamic(self._spec) else None, spec, intake)

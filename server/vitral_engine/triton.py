@@ -1,11 +1,13 @@
 """config.pbtxt: written for Triton, read by vitral.
 
-The schema is Triton's own `ModelConfig` message from `tritonclient`. vitral takes the batch size, the
-instance count and the queue limit from it, checks everything that the manifest says too, and names the rest.
+The schema is Triton's own `ModelConfig` message from `tritonclient`. vitral takes the versions to serve, the
+batch size, the instance count and the queue limit from it, checks everything that the manifest says too, and
+names the rest.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +19,8 @@ from vitral import spec as specs
 from vitral.errors import ArtifactError
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
+
+log = logging.getLogger(__name__)
 
 CONFIG = "config.pbtxt"
 """File of the model folder."""
@@ -31,7 +35,15 @@ _TYPES: dict[int, str] = {
     tensor_pb2.DATA_TYPE_UINT8: "TYPE_UINT8",
     tensor_pb2.DATA_TYPE_INT64: "TYPE_INT64",
 }
-_USED = {"name", "backend", "max_batch_size", "input", "output", "default_model_filename"}
+_USED = {
+    "name",
+    "backend",
+    "max_batch_size",
+    "input",
+    "output",
+    "default_model_filename",
+    "version_policy",
+}
 _USED_NESTED = {"instance_group.count", "dynamic_batching.default_queue_policy.max_queue_size"}
 
 
@@ -99,13 +111,45 @@ def read(model_folder: Path, spec: pb.ModelSpec) -> Any:
     Raises:
         ArtifactError: it cannot be read.
     """
-    file = model_folder / CONFIG
-    if not file.exists():
-        return fresh(spec)
+    return _parsed(model_folder) if (model_folder / CONFIG).exists() else fresh(spec)
+
+
+def wanted(model_folder: Path, there: Sequence[int]) -> tuple[list[int], int]:
+    """The versions that config.pbtxt asks for, newest first, and how many of them are to be served.
+
+    Without a word it is the newest one; an older one stands in where that cannot be opened.
+
+    Args:
+        model_folder: of the model.
+        there: versions that are there, oldest first.
+
+    Raises:
+        ArtifactError: config.pbtxt cannot be read, or none of the versions that it names is there.
+    """
+    newest = sorted(there, reverse=True)
+    if not (model_folder / CONFIG).exists():
+        return newest, 1
+    policy = _parsed(model_folder).version_policy
+    chosen = policy.WhichOneof("policy_choice")
+    if chosen == "all":
+        return newest, len(newest)
+    if chosen != "specific":
+        return newest, max(policy.latest.num_versions, 1)
+    found = [version for version in newest if version in policy.specific.versions]
+    if missing := sorted(set(policy.specific.versions).difference(newest)):
+        told = f"version_policy names version {missing[0]}, there are {', '.join(map(str, there))}"
+        if not found:
+            raise ArtifactError(f"{model_folder.name}/{CONFIG}: {told}")
+        log.warning("config.pbtxt: %s", told, extra={"model": model_folder.name})
+    return found, len(found)
+
+
+def _parsed(model_folder: Path) -> Any:
     try:
-        return text_format.Parse(file.read_text(encoding="utf-8"), _message())
+        text = (model_folder / CONFIG).read_text(encoding="utf-8")
+        return text_format.Parse(text, _message())
     except (text_format.ParseError, UnicodeDecodeError) as error:
-        raise ArtifactError(f"{spec.name}/{CONFIG} cannot be read: {error}") from None
+        raise ArtifactError(f"{model_folder.name}/{CONFIG} cannot be read: {error}") from None
 
 
 def _check(config: Any, expected: Any) -> None:

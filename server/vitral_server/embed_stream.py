@@ -17,6 +17,7 @@ from vitral_server.admission import Permit
 from vitral_server.call import Door, EmbedCall
 from vitral_server.embed import Embedder
 from vitral_server.log import RequestLine, explained
+from vitral_server.place import Place
 from vitral_server.plan import Plan, plan
 from vitral_server.registry import Registry
 from vitral_server.reply import Assembly, item_error
@@ -32,9 +33,10 @@ _HEADS = 64
 
 @dataclass
 class _Said:
-    """What all good replies of a stream say alike, once it is known, by the size of their images."""
+    """What good replies of a stream say alike: all of them, and by size those with payloads."""
 
-    heads: dict[Size | None, bytes] = field(default_factory=dict)
+    head: bytes = b""
+    results: dict[Size | None, bytes] = field(default_factory=dict)
 
 
 class _ItemAssembly(Assembly):
@@ -47,11 +49,11 @@ class _ItemAssembly(Assembly):
 
     def _header(self, timings: Timings) -> bytes:
         own = pb.EmbedStreamResponse(id=self._number, timings=pb.Timings(**vars(timings)))
-        (slot,) = self._slots
-        head = b"" if isinstance(slot, ImageError) else self._said.heads.get(self._size, b"")
+        (slot,), said = self._slots, self._said
         if isinstance(slot, ImageError):
             self._tell(slot, 0, own.result, 0)
-        elif not head:
+            return own.SerializeToString()
+        if not said.head:
             alike = pb.EmbedStreamResponse(
                 model=self._spec.name,
                 version=self._version,
@@ -59,12 +61,16 @@ class _ItemAssembly(Assembly):
                 decode=self._decode,
             )
             alike.outputs.extend(output_request.write(part.name, part.selection) for part in self._wanted)
-            self._tell(slot, 0, alike.result, 0)
-            head = alike.SerializeToString()
-            if len(self._said.heads) < _HEADS:
-                self._said.heads[self._size] = head
-        # Protobuf merges the two.
-        return head + own.SerializeToString()
+            said.head = alike.SerializeToString()
+        result = b"" if self._writes else said.results.get(self._size, b"")
+        if not result:
+            told = pb.EmbedStreamResponse()
+            self._tell(slot, 0, told.result, 0)
+            result = told.SerializeToString()
+            if not self._writes and len(said.results) < _HEADS:  # else each has a range of its own
+                said.results[self._size] = result
+        # Protobuf merges them.
+        return said.head + result + own.SerializeToString()
 
 
 @dataclass
@@ -110,14 +116,17 @@ class Items:
         seconds = self.seconds()
         call = replace(self.template, pictures=(item.picture,), request_bytes=item.bytes)
         needed: Plan | VitralError
+        place = None
         try:
             needed = self._plan(call)
+            if item.reply is not None:
+                place = Place(item.reply, needed.target.spec, needed.wanted, images=1, others=needed.others)
             await _hold(permit, needed.bytes + item.bytes, seconds)
         except UnavailableError:
             raise
         except VitralError as error:
             needed = error
-        return self._answer(item.number, call, needed, permit, seconds)
+        return self._answer(item.number, call, needed, place, permit, seconds)
 
     def _plan(self, call: EmbedCall) -> Plan:
         door = call.pictures[0].door
@@ -129,7 +138,13 @@ class Items:
         return made
 
     async def _answer(
-        self, number: int, call: EmbedCall, needed: Plan | VitralError, permit: Permit, seconds: float
+        self,
+        number: int,
+        call: EmbedCall,
+        needed: Plan | VitralError,
+        place: Place | None,
+        permit: Permit,
+        seconds: float,
     ) -> bytes:
         try:
             with self.noting() as line:
@@ -143,6 +158,7 @@ class Items:
                     images=1,
                     deadline=monotonic() + seconds,
                     decode=needed.engine.decode,
+                    place=place,
                     trace=line.trace,
                     others=needed.others,
                 ).of(number, self._said, needed.target.size)

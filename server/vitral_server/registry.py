@@ -15,13 +15,12 @@ from vitral.errors import (
     UnavailableError,
     VitralError,
 )
-from vitral_engine import artifact
+from vitral_engine import artifact, triton
 from vitral_engine.arrangement import arrange
 from vitral_engine.engine import Model
 from vitral_engine.placement import CPU, Placement
 from vitral_engine.session import GraphSession
 from vitral_engine.staging import Staging
-from vitral_engine.triton import limits
 from vitral_server.batcher import Batcher, BatchOptions
 from vitral_server.config import ServerConfig
 from vitral_server.telemetry import OFF, Telemetry
@@ -130,7 +129,7 @@ class Registry:
 
 
 def load(config: ServerConfig, placement: Placement, telemetry: Telemetry = OFF) -> Registry:
-    """Opens the newest version of every model, or of those named.
+    """Opens every model, or those named, in the versions that config.pbtxt asks for: else the newest.
 
     Without names, a version that cannot be opened is listed as failed and the next older one is tried.
 
@@ -146,23 +145,35 @@ def load(config: ServerConfig, placement: Placement, telemetry: Telemetry = OFF)
         raise ModelNotFoundError(f"{config.repo} holds no model: run vitral-export build first")
     models: list[Served] = []
     for name in config.models or tuple(folders):
-        models += _newest(folders[name], config, placement, telemetry)
+        models += _versions(folders[name], config, placement, telemetry)
     return Registry(models, named=config.models)
 
 
-def _newest(folder: Path, config: ServerConfig, placement: Placement, telemetry: Telemetry) -> list[Served]:
+def _versions(folder: Path, config: ServerConfig, placement: Placement, telemetry: Telemetry) -> list[Served]:
+    """Those that config.pbtxt asks for; one that cannot be opened is listed, and the next older one tried."""
+    there = artifact.versions(folder)
+    try:
+        wanted, count = triton.wanted(folder, there)
+    except VitralError as error:
+        return [_failed(folder, str(there[-1]), error, config)]
     tried: list[Served] = []
-    for version in reversed(artifact.versions(folder)):
+    for version in map(str, wanted):
+        if sum(not model.reason for model in tried) == count:
+            break
         try:
-            return [*tried, _open(folder, str(version), config, placement, telemetry)]
+            tried.append(_open(folder, version, config, placement, telemetry))
         except Exception as error:  # one model, however damaged, must not take the others with it
-            reason = str(error) if isinstance(error, VitralError) else f"{type(error).__name__}: {error}"
-            if config.models:
-                raise ArtifactError(f"model {folder.name} version {version}: {reason}") from error
-            fields = {"model": folder.name, "version": version, "reason": reason}
-            log.error("model failed to load", extra=fields)
-            tried.append(Served(folder.name, str(version), reason=reason))
+            tried.append(_failed(folder, version, error, config))
     return tried
+
+
+def _failed(folder: Path, version: str, error: Exception, config: ServerConfig) -> Served:
+    reason = str(error) if isinstance(error, VitralError) else f"{type(error).__name__}: {error}"
+    if config.models:
+        raise ArtifactError(f"model {folder.name} version {version}: {reason}") from error
+    fields = {"model": folder.name, "version": version, "reason": reason}
+    log.error("model failed to load", extra=fields)
+    return Served(folder.name, version, reason=reason)
 
 
 def _open(
@@ -170,7 +181,7 @@ def _open(
 ) -> Served:
     start = perf_counter()
     found = artifact.open_artifact(folder / version)
-    taken = limits(folder, found.spec)
+    taken = triton.limits(folder, found.spec)
     if taken.ignored:
         log.info("config.pbtxt: fields ignored", extra={"model": folder.name, "fields": list(taken.ignored)})
     cores = arrange(placement, threads=config.threads, runs=config.instances or taken.instances)

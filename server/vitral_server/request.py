@@ -54,11 +54,12 @@ def parse(message: bytes, *, max_items: int, memory: Memory) -> EmbedCall:
 
 @dataclass(frozen=True)
 class StreamItem:
-    """One item of a stream, under the caller's number, and what its message takes."""
+    """One item of a stream, under the caller's number, what its message takes, and where outputs go."""
 
     number: int
     picture: Picture
     bytes: int
+    reply: Shared | None = None
 
 
 def parse_config(message: bytes) -> tuple[EmbedCall, bool]:
@@ -93,11 +94,13 @@ def parse_item(message: bytes, *, memory: Memory) -> StreamItem:
     request, payloads = _stream_request(message)
     if request.WhichOneof("message") == "config":
         raise InvalidArgumentError("a stream has one configuration, its first message; another one came")
+    reply = None
     try:
         picture = _picture(request.item, payloads, memory)
+        reply = memory(request.reply) if request.HasField("reply") else None
     except RegionError as error:
         picture = Picture(Door.ENCODED, ImageError(str(error), cause=error.reason))
-    return StreamItem(request.id, picture, len(message) + _shared_bytes(request.item))
+    return StreamItem(request.id, picture, len(message) + _shared_bytes(request.item), reply)
 
 
 def _stream_request(message: bytes) -> tuple[pb.EmbedStreamRequest, list[memoryview]]:

@@ -9,6 +9,7 @@ from vitral import spec as specs
 from vitral import tensors
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
+from vitral_export.contract import RAW
 from vitral_export.report.html import TIMES, Column, Row, cell, code, count, facts, table
 
 
@@ -95,6 +96,15 @@ def preprocessing(spec: pb.ModelSpec) -> str:
     told = spec.preprocessing
     if not spec.HasField("preprocessing"):
         return "<p>None: the model takes prepared float32 rows only.</p>"
+    if told.contract == RAW:
+        scaled = [
+            ("Contract", code(told.contract)),
+            ("Bound", escape(told.bound)),
+            ("Size", f"{size(told.size)}, as it comes"),
+            ("Scale", escape(_numbers(told.scale))),
+            ("Offset", escape(_numbers(told.offset))),
+        ]
+        return facts(scaled)
     edge = (
         f"shortest edge to {told.shortest_edge} pixels"
         if told.shortest_edge
@@ -107,8 +117,8 @@ def preprocessing(spec: pb.ModelSpec) -> str:
         ("Bound", escape(told.bound)),
         ("Resize", f"{edge}, {way}{crop}"),
         ("Rescale", f"{TIMES.strip()} {told.rescale_factor:.6g}"),
-        ("Mean", escape(", ".join(f"{value:g}" for value in told.mean))),
-        ("Deviation", escape(", ".join(f"{value:g}" for value in told.std))),
+        ("Mean", escape(_numbers(told.mean))),
+        ("Deviation", escape(_numbers(told.std))),
         ("16 bits", escape(told.high_depth or "refused")),
     ]
     return facts([(key, value) for key, value in pairs if value])
@@ -144,6 +154,10 @@ def _image(item: pb.Architecture) -> str:
     channels = f", {count(item.in_channels, 'channel')}" if item.in_channels else ""
     proven = f"; {size(item.min_size)} to {size(item.max_size)} proven" if item.HasField("max_size") else ""
     return f"{size(item.image_size)} pixels{channels}{proven}"
+
+
+def _numbers(values: Sequence[float]) -> str:
+    return ", ".join(f"{value:g}" for value in values)
 
 
 def _normalised(spec: pb.ModelSpec, item: pb.GraphInput) -> str:

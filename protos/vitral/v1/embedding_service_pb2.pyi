@@ -560,6 +560,7 @@ class EmbedStreamRequest(_message.Message):
     CONFIG_FIELD_NUMBER: _builtins.int
     ITEM_FIELD_NUMBER: _builtins.int
     ID_FIELD_NUMBER: _builtins.int
+    REPLY_FIELD_NUMBER: _builtins.int
     PAYLOADS_FIELD_NUMBER: _builtins.int
     id: _builtins.int
     """The caller's number for this item, repeated in its reply."""
@@ -572,6 +573,13 @@ class EmbedStreamRequest(_message.Message):
         """Every later message."""
 
     @_builtins.property
+    def reply(self) -> _tensor_pb2.SharedRange:
+        """Shared memory that receives this item's outputs in place of payloads, as
+        EmbedRequest.reply. Once the item is answered, or the stream has ended with a
+        status of the server's, the server writes there no more.
+        """
+
+    @_builtins.property
     def payloads(self) -> _containers.RepeatedScalarFieldContainer[_builtins.bytes]:
         """Raw bytes of `pixels` and `prepared` tensors."""
 
@@ -581,11 +589,12 @@ class EmbedStreamRequest(_message.Message):
         config: Global___EmbedStreamConfig | None = ...,
         item: Global___Item | None = ...,
         id: _builtins.int = ...,
+        reply: _tensor_pb2.SharedRange | None = ...,
         payloads: _abc.Iterable[_builtins.bytes] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "item", b"item", "message", b"message"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "item", b"item", "message", b"message", "reply", b"reply"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "id", b"id", "item", b"item", "message", b"message", "payloads", b"payloads"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["config", b"config", "id", b"id", "item", b"item", "message", b"message", "payloads", b"payloads", "reply", b"reply"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_message: _TypeAlias = _typing.Literal["config", "item"]  # noqa: Y015
     _WhichOneofArgType_message: _TypeAlias = _typing.Literal["message", b"message"]  # noqa: Y015
