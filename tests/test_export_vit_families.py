@@ -164,6 +164,35 @@ def test_a_model_of_a_family_in_hand_is_known(name: str) -> None:
     assert "random_masking" not in vars(tower.embeddings)
 
 
+def test_tensors_that_are_not_read_may_be_of_any_type(
+    checkpoints: Callable[[str], Path], tmp_path: Path
+) -> None:
+    for name, key in (
+        ("clip", "vision_model.embeddings.position_ids"),
+        ("clip", "text_model.embeddings.position_ids"),
+        ("beit", "encoder.layer.0.attention.attention.relative_position_bias.relative_position_index"),
+    ):
+        copied = vits.copy(checkpoints(name), tmp_path / key)
+        vits.change(copied, lambda held, key=key: held | {key: torch.arange(5)})
+        assert of(copied).outputs
+
+
+def test_presets_take_the_weights_of_families_that_embed_as_they_do(
+    checkpoints: Callable[[str], Path], rows: Tensor
+) -> None:
+    embedded = load("vit-embedding", Options(weights=f"hf:{checkpoints('vit msn')}"))
+    with torch.no_grad():
+        mine = embedded.compute(embedded.module.eval(), rows)["embeddings"]
+    assert torch.equal(mine, families.library("vit msn", rows)["hidden_states.0"])
+    for name, message in (
+        ("deit", r"position_embedding is \(1, 65, 32\), .* has \(66, 32\)"),
+        ("clip", r"projection.bias is \(32,\), .* has none"),
+        ("siglip", r"cls_token is \(1, 1, 32\), .* has none"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=message):
+            load("vit-embedding", Options(weights=f"hf:{checkpoints(name)}"))
+
+
 def test_the_registers_of_a_dinov3_are_those_of_its_config() -> None:
     config = transformers.DINOv3ViTConfig(**vits.OTHER_SIZES, num_register_tokens=3)
     tokens = vitral_export.sources.given(transformers.DINOv3ViTModel(config)).outputs[0]

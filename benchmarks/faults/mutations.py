@@ -154,7 +154,7 @@ def _other_arrays(array: Array) -> Iterator[tuple[str, Array]]:
         for at in range(array.size):
             for step in (-1, 1, 2):
                 new = array.copy()
-                new.reshape(-1)[at] += step
+                new.reshape(-1)[at : at + 1] += step  # of the largest, round to the smallest
                 yield f"{new.tolist()} for {array.tolist()}", new
         yield "int32", array.astype(np.int32)
         return

@@ -102,7 +102,7 @@ def cases_at(graph: pb.Graph, preprocessing: pb.Preprocessing | None, size: Size
     if preprocessing is None:
         noise = random.standard_normal((_FEW if few else _NOISE, *shape)).astype(np.float32)
         return _together({said(size): noise}, golden=(0,))
-    contract = Preprocessor(_resized_to(preprocessing, size))
+    contract = Preprocessor(preprocessing, size=size)
     names = PHOTOGRAPHS[: 1 if few else 2]
     pictures = [contract.resize(open_rgb(photograph_bytes(name))) for name in names]
     levels = random.integers(0, 256, (height, width, 3), dtype=np.uint8)
@@ -141,16 +141,6 @@ def saturated_pixels(height: int, width: int) -> NDArray[np.uint8]:
     flat = [np.broadcast_to(np.array(colour, np.uint8), (height, width, 3)) for colour in colours]
     stripes = _stripes((height, width)) * 255
     return np.stack([*flat, np.repeat(stripes[..., None], 3, axis=2).astype(np.uint8)])
-
-
-def _resized_to(preprocessing: pb.Preprocessing, size: Size) -> pb.Preprocessing:
-    """The contract for another size: resized to it, without a crop."""
-    other = pb.Preprocessing()
-    other.CopyFrom(preprocessing)
-    for field in ("crop_size", "shortest_edge"):
-        other.ClearField(field)
-    other.size.height, other.size.width = size
-    return other
 
 
 def _extremes(shape: tuple[int, ...]) -> NDArray[np.float32]:

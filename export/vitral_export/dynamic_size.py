@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from torch import Tensor
 
 from vitral.errors import ProofError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
@@ -107,9 +108,11 @@ def widened(loaded: Loaded) -> Loaded:
     known = sizes(own)
     wide = replace(loaded, compute=loaded.resized or loaded.compute)
     wrapped = Inference(wide)
-    tried = {size: _shapes(wrapped, size, own) for size in (known.native, known.traced, known.twin)}
+    found = {size: _given(wrapped, size, own) for size in (known.native, known.traced, known.twin)}
+    if loaded.resized is not None:
+        _demand_native(loaded, found[known.native], known.native)
     outputs = [
-        _output(item, own, {size: shapes[at] for size, shapes in tried.items()})
+        _output(item, own, {size: tuple(given[at].shape) for size, given in found.items()})
         for at, item in enumerate(loaded.outputs)
     ]
     architecture = pb.Architecture()
@@ -120,40 +123,51 @@ def widened(loaded: Loaded) -> Loaded:
     return replace(wide, input=taken, outputs=tuple(outputs), architecture=architecture)
 
 
-def _shapes(wrapped: Inference, size: Size, own: pb.Architecture) -> list[tuple[int, ...]]:
-    """The shape of every output for one image of this size."""
+def _given(wrapped: Inference, size: Size, own: pb.Architecture) -> tuple[Tensor, ...]:
+    """What the module gives for one image of this size."""
     with torch.inference_mode():
         try:
-            found = wrapped(torch.zeros(1, own.in_channels, *size))
+            return wrapped(torch.zeros(1, own.in_channels, *size))  # type: ignore[no-any-return]
         except ProofError:
             raise
         except Exception as error:  # whatever a module raises that knows one size only
             reason = " ".join(str(error).split())[:_LONGEST] or type(error).__name__
             raise UnsupportedError(f"{own.module} is static: {reason}") from error
-    return [tuple(tensor.shape) for tensor in found]
+
+
+def _demand_native(loaded: Loaded, found: tuple[Tensor, ...], size: Size) -> None:
+    """Refuses a module that gives something else at its own size once it takes any."""
+    plain = _given(Inference(loaded), size, loaded.architecture)
+    for item, one, other in zip(loaded.outputs, plain, found, strict=True):
+        if not torch.equal(one, other):
+            raise UnsupportedError(
+                f"{loaded.architecture.module} is static: asked for any size, it gives other values of "
+                f"{item.name} at its native {said(size)} too"
+            )
 
 
 def _output(item: pb.Output, own: pb.Architecture, shapes: Mapping[Size, tuple[int, ...]]) -> pb.Output:
-    """An output whose axes that follow the size are dynamic."""
+    """An output whose axes that follow the size are dynamic: one over all tokens, or rows and columns."""
     wide = pb.Output()
     wide.CopyFrom(item)
-    for at, axis in enumerate(wide.axes):
-        extents = {size: shape[at] for size, shape in shapes.items()}
-        if axis.name == "token":
-            _check_tokens(item, own, extents)
-        if axis.name == "token" or len(set(extents.values())) > 1:
-            axis.size = 0
-    return wide
-
-
-def _check_tokens(item: pb.Output, own: pb.Architecture, extents: Mapping[Size, int]) -> None:
+    free = [
+        at
+        for at, axis in enumerate(item.axes)
+        if axis.name == "token" or len({shape[at] for shape in shapes.values()}) > 1
+    ]
     patch = own.patch_size
-    for size, found in extents.items():
-        needed = size[0] // patch.height * (size[1] // patch.width) + len(item.prefix_tokens)
-        if found != needed:
+    for size, shape in shapes.items():
+        rows, columns = size[0] // patch.height, size[1] // patch.width
+        tokens = (rows * columns + len(item.prefix_tokens),)
+        given, needed = tuple(shape[at] for at in free), (rows, columns) if len(free) == 2 else tokens
+        if free and given != needed:
             raise UnsupportedError(
-                f"{own.module} is static: {item.name} has {found} tokens at {said(size)}, not {needed}"
+                f"{own.module} is static: {item.name} is {given} at {said(size)}, which does not follow "
+                f"{rows} x {columns} patches"
             )
+    for at in free:
+        wide.axes[at].size = 0
+    return wide
 
 
 def _image_size(size: Size) -> tensor_pb2.ImageSize:

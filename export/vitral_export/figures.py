@@ -13,6 +13,8 @@ from vitral_engine.measure import ILL_CONDITIONED, MAX_ABS_FLOOR, REL_L2_FLOOR
 from vitral_export import histogram
 from vitral_export.cases import PHOTOGRAPHS
 from vitral_export.contract import RAW
+from vitral_export.dynamic_size import is_dynamic, sizes
+from vitral_export.dynamic_size import said as sized
 from vitral_export.losses import FILE
 from vitral_export.numbers import TOLERANCE, Run
 from vitral_export.precision.kinds import CEILING, FLOAT32, OWN, RESERVATIONS, RULES
@@ -50,6 +52,12 @@ def _ceiling(spec: pb.ModelSpec) -> str:
 def structure(spec: pb.ModelSpec) -> list[str]:
     """What the structural net compared, in plain sentences: it has passed, or there would be no artifact."""
     said = []
+    if is_dynamic(spec.architecture):
+        at = ", ".join(map(sized, sizes(spec.architecture).compared))
+        said.append(
+            f"Images of {at}: at each of these sizes what follows, the graph read for it against the module "
+            "traced at it. Positions are interpolated in the graph, or computed, as the module does."
+        )
     for graph in spec.graphs:
         said.append(f"{graph.file}: names, types and every axis of input and outputs are those asked for.")
         part = "" if graph == specs.whole_graph(spec, graph) else ", those that its outputs need"
@@ -90,9 +98,12 @@ def not_checked(spec: pb.ModelSpec) -> list[str]:
         )
     else:
         said.append("Photographs: the model has no preprocessing.")
-    sizes = ", ".join(map(str, spec.proof.batch_sizes))
+    if is_dynamic(spec.architecture):
+        ran = ", ".join(map(sized, sizes(spec.architecture).proven))
+        said.append(f"Other image sizes than {ran}.")
+    batches = ", ".join(map(str, spec.proof.batch_sizes))
     said.append(
-        f"Other batch sizes than {sizes or 'none'}, and other inputs than those run: no bound is derived."
+        f"Other batch sizes than {batches or 'none'}, and other inputs than those run: no bound is derived."
     )
     said.append(
         "Other kinds of processor and other versions of onnxruntime: the engine replays the goldens where it "

@@ -97,7 +97,8 @@ class Loaded:
         preprocessing: from picture to input; None where only `prepared` is accepted.
         undecided: why the source does not say what its pictures go through, though it takes some.
         embedding: tensors of embedding.safetensors: `projection.weight` (D, C, P, P), `projection.bias` (D,),
-            `cls_token` (D,), `position_embedding` (prefix + N, D), those there are.
+            `cls_token` (D,), `position_embedding` (prefix + N, D), those there are; the positions as the
+            module has them, for registers none, and of the size that it was trained at.
         left_out: outputs that nobody chose or left out, and that are not exported for they are untrained.
         resized: the outputs for images of any size, where `compute` has them for the native one only.
         static: why the module knows one size only; empty where that is to be tried.

@@ -22,7 +22,7 @@ from vitral_engine.placement import CUDA
 from vitral_engine.preprocess import Preprocessor
 from vitral_export import progress, structure
 from vitral_export.cases import Cases
-from vitral_export.fold import CENTRE, SUFFIX, plan
+from vitral_export.fold import CENTRE, SUFFIX, Folding, plan
 from vitral_export.onnx_graph import TRACED_BATCH
 from vitral_export.operations import Weight
 from vitral_export.precision import forms
@@ -81,8 +81,12 @@ class Reference:
         return replace(self, torch=self.elsewhere.get(provider, self.torch), others=others)
 
 
-def reference(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Cases) -> Reference:
+def reference(
+    wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Cases, folding: Folding | None = None
+) -> Reference:
     """Runs the module in float64 and in the precision of a graph on its rows.
+
+    `folding` is that of the module, where it is known already.
 
     Raises:
         ProofError: the module's own output is not finite, not of the promised shape, or another every time;
@@ -90,7 +94,9 @@ def reference(wrapped: Inference, graph: pb.Graph, spec: pb.ModelSpec, cases: Ca
     """
     with one_thread():
         truth = _truth(wrapped, graph, spec, cases)
-        pair = plan(structure.read(wrapped, spec)).pair(spec.preprocessing) if graph.input.folded else ()
+        pair: Pair = ()
+        if graph.input.folded:
+            pair = (folding or plan(structure.read(wrapped, spec))).pair(spec.preprocessing)
         if spec.precision != FLOAT32:
             return _below_float32(wrapped, graph, spec, cases, truth, pair)
         return Reference(cases, truth, _float32(wrapped, graph, spec, cases, truth, pair))

@@ -19,6 +19,7 @@ from vitral_engine.replay import BATCHES
 from vitral_export import numbers, structure
 from vitral_export.cases import cases, cases_at
 from vitral_export.dynamic_size import Size, is_dynamic, sizes
+from vitral_export.fold import plan
 from vitral_export.numbers import Run
 from vitral_export.precision.kinds import FLOAT16, FLOAT32
 from vitral_export.progress import stage
@@ -96,12 +97,16 @@ def references_of(spec: pb.ModelSpec, wrapped: Inference) -> dict[str, Reference
     told = spec.preprocessing if spec.HasField("preprocessing") else None
     proven = _proven(spec)
     native = proven[0] if proven else None
+    folds = native is not None and any(graph.input.folded for graph in spec.graphs)
+    folding = plan(structure.read(wrapped, spec)) if folds else None
     whole = {graph.file: specs.whole_graph(spec, graph) for graph in spec.graphs}
     found = {}
     for graph in (graph for graph in spec.graphs if graph == whole[graph.file]):
-        own = reference(wrapped, graph, spec, cases(graph, told, native))
+        own = reference(wrapped, graph, spec, cases(graph, told, native), folding)
         others = {
-            size: reference(wrapped, graph, spec, cases_at(graph, told, size, few=_is_large(size, native)))
+            size: reference(
+                wrapped, graph, spec, cases_at(graph, told, size, few=_is_large(size, native)), folding
+            )
             for size in proven[1:]
         }
         found[graph.file] = replace(own, others=others)

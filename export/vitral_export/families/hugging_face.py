@@ -30,7 +30,7 @@ from vitral_export.loaded import (
     source_of,
 )
 
-SUMMARY = "a Hugging Face ViT: a folder, or a name in the hub or its local cache"
+SUMMARY = "a Hugging Face ViT (DeiT, BEiT, DINO, CLIP ...): a folder, or a name in the hub or its local cache"
 """What such a source is, in one line."""
 
 
@@ -121,7 +121,7 @@ def describe(
     config: Any = model.config
     told, undecided = None, ""
     if config.num_channels == 3:
-        told, undecided = preprocessed.of(processor, source.reference)
+        told, undecided = preprocessed.of(processor, source.reference, usual=family.processors)
     image, patch = _image(config, family, told, options), _pair(config.patch_size)
     patches = (image[0] // patch[0]) * (image[1] // patch[1])
     known = _outputs(model, family, patches, trained=not untrained)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vitral.errors import InvalidArgumentError
@@ -22,8 +22,16 @@ def processor(found: Checkpoint) -> Mapping[str, Any] | None:
     return said
 
 
-def of(told: Mapping[str, Any] | None, where: str) -> tuple[pb.Preprocessing | None, str]:
-    """What a checkpoint's pictures go through, or why that is not known."""
+def of(
+    told: Mapping[str, Any] | None, where: str, *, usual: Sequence[str] = ()
+) -> tuple[pb.Preprocessing | None, str]:
+    """What a checkpoint's pictures go through, or why that is not known.
+
+    Args:
+        told: what its preprocessor_config.json says; None where there is none.
+        where: the checkpoint, for the message.
+        usual: the image processors that checkpoints of its family name, for the message.
+    """
     if told is None:
         why = f"{where} has no {preprocessor_config.FILE}"
     else:
@@ -31,7 +39,6 @@ def of(told: Mapping[str, Any] | None, where: str) -> tuple[pb.Preprocessing | N
             return preprocessor_config.read(told), ""
         except InvalidArgumentError as error:
             why = f"{where}: {error}"
-    return (
-        None,
-        f"{why}: --preprocessing FILE.json says what its pictures go through, none that there are none",
-    )
+    ways = "--preprocessing FILE.json says what its pictures go through, none that there are none"
+    family = f" (such checkpoints usually name {' or '.join(usual)})" if usual else ""
+    return None, f"{why}: {ways}{family}"
