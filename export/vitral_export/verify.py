@@ -14,7 +14,7 @@ from vitral_engine.device import available
 from vitral_engine.goldens import Goldens
 from vitral_engine.measure import ILL_CONDITIONED
 from vitral_engine.replay import BATCHES
-from vitral_export import numbers, structure
+from vitral_export import heap, numbers, structure
 from vitral_export.cases import cases
 from vitral_export.numbers import Run
 from vitral_export.progress import stage
@@ -90,6 +90,7 @@ def references_of(spec: pb.ModelSpec, wrapped: Inference) -> dict[str, Reference
         for graph in spec.graphs
         if graph == whole[graph.file]
     }
+    heap.trim()  # of float64 nothing is needed any more but its results
     return {file: own[graph.file] for file, graph in whole.items()}
 
 
