@@ -17,6 +17,7 @@ from benchmarks.mutations import outcome
 from onnx import helper
 from torch import Tensor, nn
 
+from vitral import spec as specs
 from vitral.errors import ProofError
 from vitral_export import onnx_operations, structure, torch_operations
 from vitral_export.operations import BATCHES, Program, Times, extent_of
@@ -41,7 +42,8 @@ def test_what_passes_of_all_single_changes_gives_the_same_bits(model: str, tmp_p
     sound = export(model, tmp_path / "sound")
     own = structure.read(sound.wrapped, sound.spec)
     for graph in sound.spec.graphs:
-        found = outcome(sound, own, graph, every=EVERY[model])
+        whole = graph == specs.whole_graph(sound.spec, graph)
+        found = outcome(sound, own, graph, every=EVERY[model] if whole else 1)
         assert found.tried > 100
         assert 0 < len(found.passed) < found.tried / 8
         assert found.wrong == ()

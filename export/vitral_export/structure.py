@@ -152,9 +152,8 @@ def problems(
     told += differences(found, steps)
     held = {(weight.array.dtype, digest(weight.array)) for weight in found.weights()}
     for weight in steps.weights():
-        # Bit for bit: as it is, reshaped, or transposed.
-        forms = {(weight.array.dtype, digest(form)) for form in (weight.array, weight.array.T)}
-        if held.isdisjoint(forms):
+        forms = ((weight.array.dtype, digest(form)) for form in (weight.array, weight.array.T))
+        if held.isdisjoint(forms):  # as it is, reshaped, or transposed
             told.append(f"parameter {weight.name} is nowhere in the graph bit for bit")
     return told
 

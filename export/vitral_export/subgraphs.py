@@ -48,11 +48,12 @@ def parts(model: onnx.ModelProto, shape: Sequence[int]) -> dict[str, tuple[str, 
         return products(nodes) + _VALUE * sum(work[index].values for index in nodes)
 
     by_cost = sorted(needs, key=lambda name: cost(needs[name]))
+    all_products = products(every)
     graphs = {"": every}
     for name in reversed(by_cost):
         mine = needs[name]
         cheapest = min(cost(held) for held in graphs.values() if mine <= held)
-        leaves_out = products(mine) <= (1 - OF_THE_WHOLE) * products(every)
+        leaves_out = all_products - products(mine) >= OF_THE_WHOLE * all_products > 0
         if mine and leaves_out and cost(mine) <= (1 - OF_THE_NEXT) * cheapest:
             graphs[name] = mine
     chosen = [name for name in by_cost if name in graphs]

@@ -16,7 +16,7 @@ from vitral_engine.device import Placement, available
 from vitral_engine.goldens import Goldens
 from vitral_engine.measure import ILL_CONDITIONED
 from vitral_engine.replay import BATCHES
-from vitral_export import numbers, structure
+from vitral_export import heap, numbers, structure
 from vitral_export.cases import cases, cases_at
 from vitral_export.dynamic_size import Size, is_dynamic, sizes
 from vitral_export.fold import plan
@@ -110,6 +110,7 @@ def references_of(spec: pb.ModelSpec, wrapped: Inference) -> dict[str, Reference
             for size in proven[1:]
         }
         found[graph.file] = replace(own, others=others)
+    heap.trim()  # of float64 nothing is needed any more but its results
     return {file: found[graph.file] for file, graph in whole.items()}
 
 
