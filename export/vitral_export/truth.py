@@ -121,7 +121,7 @@ def _below_float32(
         scale = 1.0 if spec.precision == INT8 else PIXEL_SCALE
         module = _folded(wrapped, pair, scale=scale)
         rows = (_nchw(rows).astype(np.float32) - CENTRE) / np.float32(scale)
-    elif spec.precision == FLOAT16:
+    if spec.precision == FLOAT16:
         forms.demand_in_range(module, torch.from_numpy(rows), shape)
 
     def own(device: str) -> Found:
