@@ -228,3 +228,10 @@ def _numbers(sound: Sound, folder: Path) -> bool:
     except VitralError:
         return True  # it does not run
     return not known.budget(OUTPUT, "photographs").holds(errors(got[OUTPUT], known.truth[OUTPUT]))
+
+
+def test_the_document_lists_every_fault_with_its_nets() -> None:
+    said = (Path(__file__).resolve().parent.parent / "docs" / "verification.md").read_text(encoding="utf-8")
+    for name, fault in FAULTS.items():
+        nets = "structure and numbers" if fault.numbers and fault.file == FLOAT else "structure"
+        assert f"| {name} | `{fault.precision}` | {nets} |" in said

@@ -139,7 +139,7 @@ def _below_float32(
         module = _folded(wrapped, pair, scale=scale)
         rows = (_nchw(rows).astype(np.float32) - CENTRE) / np.float32(scale)
     shape = (TRACED_BATCH, *rows.shape[1:])
-    if spec.precision == FLOAT16 and not graph.input.folded:
+    if spec.precision == FLOAT16:
         forms.demand_in_range(module, torch.from_numpy(rows), shape)
 
     def own(device: str) -> Found:
