@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vitral.errors import ProofError
-from vitral_export import constants
+from vitral_export import constants, decompositions
 
 
 def trace(module: nn.Module, shape: Sequence[int]) -> torch.export.ExportedProgram:
@@ -120,6 +120,7 @@ def _plainer() -> dict[Any, Callable[..., Any]]:
         aten.repeat.default: _repeat,
         aten.scaled_dot_product_attention.default: _attention,
         aten.stack.default: _stack,
+        **decompositions.plainer(),
     }
 
 
