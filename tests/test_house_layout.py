@@ -126,6 +126,7 @@ def test_the_first_line_of_each_readme_leads_to_the_other() -> None:
         "docs/image-sizes.md",
         "docs/kserve.md",
         "docs/performance.md",
+        "docs/sources.md",
         "docs/verification.md",
     ],
 )

@@ -55,11 +55,15 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
         "vit_base_patch16_siglip_224": Architecture((), True, 16),
         "vit_base_patch16_siglip_gap_224": Architecture((), False, 16),
         "test_vit2": Architecture((REGISTER,), True, 16),
+        "vit_dlittle_patch16_reg1_gap_256": Architecture((REGISTER,), True, 16),
+        "aimv2_large_patch14_224": Architecture((), False, 14),
+        "test_vit4": Architecture((REGISTER,), True, 16),
         "test_vit3": Architecture((REGISTER,), True, 16, {"num_heads": 4}),
     }
 )
 """Of every form there is: CLS, distillation and register tokens, LayerScale, gated MLPs, norms before and
-behind the encoder, pooling by a mean and by attention, positions for all tokens or for patches only."""
+behind the encoder, root mean squares, differential attention, pooling by a mean and by attention, positions
+for all tokens or for patches only."""
 
 
 def made(name: str, *, classes: int = 3) -> Any:

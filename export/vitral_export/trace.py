@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vitral.errors import ProofError
-from vitral_export import constants
+from vitral_export import constants, decompositions
 
 
 def trace(
@@ -142,6 +142,7 @@ def _plainer(attention: bool) -> dict[Any, Callable[..., Any]]:
         aten.repeat.default: _repeat,
         aten.scaled_dot_product_attention.default: _odd_attention if attention else _attention,
         aten.stack.default: _stack,
+        **decompositions.plainer(),
     }
 
 

@@ -203,10 +203,10 @@ def _attention(
     weights: Sequence[Tensor], biases: Sequence[Tensor], out: Any, heads: int
 ) -> dict[str, Tensor]:
     apart = (heads, -1)
-    found = {"out/kernel": out.weight.T.unflatten(0, apart), "out/bias": out.bias}  # D H*d -> H d D
+    found = {"out/kernel": torch.unflatten(out.weight.T, 0, apart), "out/bias": out.bias}  # D H*d -> H d D
     for name, weight, bias in zip(("query", "key", "value"), weights, biases, strict=True):
-        found[f"{name}/kernel"] = weight.T.reshape(len(weight.T), *apart)  # H*d D -> D H d
-        found[f"{name}/bias"] = bias.reshape(apart)  # H*d -> H d
+        found[f"{name}/kernel"] = torch.unflatten(weight.T, 1, apart)  # H*d D -> D H d
+        found[f"{name}/bias"] = torch.unflatten(bias, 0, apart)  # H*d -> H d
     return found
 
 
