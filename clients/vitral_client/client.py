@@ -138,7 +138,8 @@ class Client(Streams):
 
         Args:
             images: one image or several; an image is a path, the bytes of an image file, a uint8 array
-                (H, W, 3) of any size, an array of a model's own channels (contract raw-scale), a PIL image, or `Prepared`, a row of the model's own input.
+                (H, W, 3) of any size, an array of a model's own channels (contract raw-scale), a PIL image,
+                or `Prepared`, a row of the model's own input.
             model: `NAME` or `NAME/VERSION`; None: the only model served.
             outputs: names of the outputs; None: the model's default outputs.
             view: part of every output that is sent: `cls`, `patches`, `registers` or `mean`, that of the
