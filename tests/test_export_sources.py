@@ -124,8 +124,8 @@ def test_weights_that_are_not_float32_are_refused_by_name(tmp_path: Path) -> Non
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"preprocessing": None}, "a FILE.json or a Preprocessing, not None"),
-        ({"preprocessing": {"mean": 0.5}}, "a FILE.json or a Preprocessing, not {'mean': 0.5}"),
+        ({"preprocessing": None}, "FILE.json or a Preprocessing, not None"),
+        ({"preprocessing": {"mean": 0.5}}, "FILE.json or a Preprocessing, not {'mean': 0.5}"),
         ({"preprocessing": "hf-tensorflow"}, "hf-pil, hf-torchvision, .*, not 'hf-tensorflow'"),
         ({"high_depth": "white"}, "high depth is refuse or scale, not 'white'"),
         ({"preprocessing": "none", "high_depth": "scale"}, "the model takes no pictures"),
