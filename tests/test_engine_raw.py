@@ -18,6 +18,7 @@ from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_engine import raw_file
+from vitral_engine.raw_intake import intake_of
 from vitral_engine.raw_scale import RawScale
 
 SCALE, OFFSET = [1e-4, 2e-4, -0.5, 3.0, 1.0], [0.0, -0.1, 2.0, 0.25, 0.0]
@@ -277,3 +278,16 @@ def test_damaged_files_are_refused_or_read_and_nothing_else() -> None:
             except ImageError:
                 continue
             assert values.reshape(contract.shape).dtype.newbyteorder("=").name in KINDS
+
+
+def test_values_of_a_size_that_was_asked_for() -> None:
+    told = pb.Preprocessing(contract="raw-scale", scale=SCALE[:4], offset=OFFSET[:4])
+    told.size.height, told.size.width = 6, 10
+    intake = intake_of(pb.ModelSpec(preprocessing=told), max_pixels=1000, size=(12, 20))
+    graph = pb.Graph(input=pb.GraphInput(dtype=tensor_pb2.DATA_TYPE_FLOAT32))
+    values = _values("uint16", 12, 20, 4)
+    row = intake.pixels(values, graph).array
+    assert np.array_equal(row[:, :6, :10], _contract().row(values[:6, :10]))
+    assert np.array_equal(intake.encoded(_saved(values), graph).array, row)
+    with pytest.raises(ImageError, match="values are 6 x 10 x 4 uint16; 12 x 20 x 4 of "):
+        intake.pixels(values[:6, :10], graph)

@@ -1,4 +1,4 @@
-"""The doors of a model of contract `raw-scale`: files and arrays of numbers, of the model's own size."""
+"""The doors of a model of contract `raw-scale`: files and arrays of numbers, of the size that is taken."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from vitral_engine.raw_scale import RawScale
 class RawIntake(Intake):
     """An `Intake` whose pictures are numbers of any channels. Stateless; any thread may call it."""
 
-    def __init__(self, spec: pb.ModelSpec, *, max_pixels: int, decode: str) -> None:
+    def __init__(self, spec: pb.ModelSpec, *, max_pixels: int, decode: str, size: Size | None) -> None:
         super().__init__(spec, max_pixels=max_pixels, decode=decode)
-        self._scale = RawScale(spec.preprocessing)
+        self._scale = RawScale(spec.preprocessing, size=size)
 
     def encoded(self, data: bytes, graph: pb.Graph) -> Row:
         """A row from the bytes of an NPY, TIFF or PNG file.
@@ -60,5 +60,5 @@ def intake_of(
         ArtifactError: its contract is unknown, or has numbers that mean nothing.
     """
     if spec.preprocessing.contract == raw_scale.CONTRACT:
-        return RawIntake(spec, max_pixels=max_pixels, decode=decode)
+        return RawIntake(spec, max_pixels=max_pixels, decode=decode, size=size)
     return Intake(spec, max_pixels=max_pixels, decode=decode, size=size)

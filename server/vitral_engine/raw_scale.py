@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from vitral.dynamic import Size
 from vitral.errors import ArtifactError, ImageError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
@@ -43,6 +44,10 @@ def check(preprocessing: pb.Preprocessing) -> None:
 class RawScale:
     """The contract with its numbers. Stateless after construction; any thread may call it.
 
+    Args:
+        preprocessing: the contract.
+        size: height and width of the values, where they are not its own.
+
     Attributes:
         shape: (H, W, C) of the values it takes; (H, W) will do where C is 1.
 
@@ -50,10 +55,11 @@ class RawScale:
         ArtifactError: the numbers mean nothing.
     """
 
-    def __init__(self, preprocessing: pb.Preprocessing) -> None:
+    def __init__(self, preprocessing: pb.Preprocessing, *, size: Size | None = None) -> None:
         check(preprocessing)
         told = preprocessing
-        self.shape = (told.size.height, told.size.width, len(told.scale))
+        height, width = size or (told.size.height, told.size.width)
+        self.shape = (height, width, len(told.scale))
         self._scale, self._offset = (
             np.array(item, np.float32)[:, None, None] for item in (told.scale, told.offset)
         )
