@@ -113,6 +113,7 @@ def test_sources_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         "position-embedding-2d",
         "hf:...",
         "python:...",
+        "onnx:...",
     ]
 
 

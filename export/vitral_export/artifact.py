@@ -19,7 +19,7 @@ from vitral.v1 import model_pb2 as pb
 from vitral_engine.artifact import sha256_file
 from vitral_engine.image import open_rgb
 from vitral_engine.preprocess import Preprocessor
-from vitral_export import cases, figures, fold, onnx_graph, preprocessing, report, verify
+from vitral_export import cases, figures, fold, onnx_graph, onnx_metadata, preprocessing, report, verify
 from vitral_export.loaded import Loaded
 from vitral_export.verify import Verification
 from vitral_export.wrap import Inference
@@ -49,6 +49,8 @@ def write_graphs(folder: Path, wrapped: Inference, loaded: Loaded, *, name: str,
         pixels = fold.pixels_input(loaded.preprocessing)
         # First: of graphs that give the same outputs the engine takes the first, and this one is cheaper.
         listed.insert(0, pb.Graph(file=fold.UINT8_FILE, input=pixels, outputs=outputs))
+    for graph in listed:
+        onnx_metadata.write(graphs[graph.file], graph, loaded.source, loaded.preprocessing)
     onnx_graph.save(folder, graphs)
     if loaded.embedding:
         tensors = {key: np.ascontiguousarray(array) for key, array in sorted(loaded.embedding.items())}
@@ -88,7 +90,7 @@ def write_proof(folder: Path, spec: pb.ModelSpec, verification: Verification) ->
         text = preprocessing.hugging_face(spec.preprocessing)
         _write(folder / preprocessing.FILE, text.encode())
         pixels = _write_photograph(folder, spec)
-    _write(folder / figures.FILE, figures.text(spec, verification.runs).encode())
+    _write(folder / figures.FILE, figures.text(spec, verification.runs, verification.weights).encode())
     _write(folder / report.FILE, report.page(spec, verification.runs, pixels).encode())
     for file, digest in _hashes(folder).items():
         spec.sha256[file] = digest

@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
 from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
-from vitral_export import artifact, onnx_graph, preprocessing, repository, sources, verify
+from vitral_export import artifact, onnx_graph, preprocessing, repository, signing, sources, verify
+from vitral_export.adopted import Adopted
 from vitral_export.loaded import Loaded, Options
 from vitral_export.preprocessing import Choice, HighDepth
 from vitral_export.wrap import Inference
+
+Known = TypeVar("Known", Loaded, Adopted)
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,7 @@ def export(
     high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
     options: Options | None = None,
+    sign: str | os.PathLike[str] | None = None,
 ) -> Exported:
     """Exports a module with the weights it has, proves it, and installs it as the next version of NAME.
 
@@ -52,6 +57,7 @@ def export(
         opset: ONNX operator set, 18 to 23.
         options: which outputs, and what a module of one's own does not say itself: its image and patch size,
             its channels, the tokens in front of the patches.
+        sign: PEM file of the Ed25519 private key that signs the manifest; None: it is not signed.
 
     Raises:
         UnsupportedError: the module gives something that cannot be exported.
@@ -65,6 +71,7 @@ def export(
         preprocessing=preprocessing,
         high_depth=high_depth,
         opset=opset,
+        sign=sign,
     )
 
 
@@ -76,25 +83,29 @@ def build(
     preprocessing: Choice = "auto",
     high_depth: HighDepth = "refuse",
     opset: int = onnx_graph.DEFAULT_OPSET,
+    sign: str | os.PathLike[str] | None = None,
 ) -> Exported:
     """Exports a loaded source; see `export`."""
     onnx_graph.check_opset(opset)
     repository.check_name(name)
     folder = repository.check_repo(repo)
+    signer = None if sign is None else signing.signer(sign)
     chosen = with_preprocessing(loaded, preprocessing, high_depth=high_depth)
     wrapped = Inference(chosen)
     with repository.staging(folder, name) as stage:
         spec = artifact.write_graphs(stage.folder, wrapped, chosen, name=name, opset=opset)
         same = stage.installed(spec.fingerprint)
         if same is not None:
+            signing.write(signer, same.folder)
             return Exported(same.folder, same.spec, changed=False)
         stage.demand_signature(spec)
         artifact.write_proof(stage.folder, spec, verify.prove(stage.folder, spec, wrapped))
         verify.rehearse(stage.folder)
+        signing.write(signer, stage.folder)
         return Exported(stage.install(spec), spec, changed=True)
 
 
-def with_preprocessing(loaded: Loaded, choice: Choice, *, high_depth: HighDepth = "refuse") -> Loaded:
+def with_preprocessing(loaded: Known, choice: Choice, *, high_depth: HighDepth = "refuse") -> Known:
     """The source with the preprocessing that was asked for.
 
     Raises:

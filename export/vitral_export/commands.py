@@ -16,29 +16,38 @@ from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from vitral import spec as specs
-from vitral.errors import ProofError
+from vitral.errors import InvalidArgumentError, ProofError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.artifact import Artifact, open_artifact
 
 if TYPE_CHECKING:
-    from vitral_export.loaded import Loaded
+    from vitral_export.build import Exported
+    from vitral_export.loaded import Loaded, Options
 
 
 def _build(arguments: argparse.Namespace) -> None:
     from vitral_export import tables
     from vitral_export.build import build
 
-    loaded = _loaded(arguments)
-    done = build(
-        loaded,
-        name=arguments.name,
-        repo=arguments.repo,
-        preprocessing=arguments.preprocessing,
-        high_depth=arguments.high_depth,
-        opset=arguments.opset,
+    adopted = arguments.source.startswith("onnx:")
+    if arguments.reference is not None and not adopted:
+        raise InvalidArgumentError(f"--reference is for onnx:FILE; {arguments.source} is its own")
+    loaded = None if adopted else _loaded(arguments)
+    done = (
+        _adopt(arguments)
+        if loaded is None
+        else build(
+            loaded,
+            name=arguments.name,
+            repo=arguments.repo,
+            preprocessing=arguments.preprocessing,
+            high_depth=arguments.high_depth,
+            opset=arguments.opset,
+            sign=arguments.sign,
+        )
     )
     out = tables.console()
-    for name in loaded.left_out:
+    for name in loaded.left_out if loaded else ():
         out.print(f"{name} is left out: untrained, its weights are not in the checkpoint")
     if not done.changed:
         out.print(f"{done.path} has this identity already: nothing changed")
@@ -47,11 +56,42 @@ def _build(arguments: argparse.Namespace) -> None:
     out.print(f"installed {done.path}")
 
 
+def _adopt(arguments: argparse.Namespace) -> Exported:
+    from vitral_export.adoption import adopt
+
+    return adopt(
+        arguments.source,
+        name=arguments.name,
+        repo=arguments.repo,
+        reference=arguments.reference,
+        preprocessing=arguments.preprocessing,
+        high_depth=arguments.high_depth,
+        options=_options(arguments),
+        sign=arguments.sign,
+    )
+
+
+def _sign(arguments: argparse.Namespace) -> None:
+    from vitral_export.signing import signer
+
+    key, found = signer(arguments.key), open_artifact(arguments.path)
+    done = "signed" if key.write(found.folder) else "signed already"
+    print(f"{found.name} version {found.version} is {done} by {arguments.key}")
+
+
+def _keygen(arguments: argparse.Namespace) -> None:
+    from vitral_export.signing import keygen
+
+    public = keygen(arguments.path)
+    print(f"{arguments.path} signs, {public} verifies: keep the first to yourself")
+
+
 def _verify(arguments: argparse.Namespace) -> None:
     from vitral_engine.device import available
     from vitral_engine.replay import demand, replay
+    from vitral_engine.signature import trusted
 
-    artifact = open_artifact(arguments.path)
+    artifact = open_artifact(arguments.path, trust=trusted(arguments.trust))
     rows = replay(artifact, available())
     found: dict[str, Any] = {"replay": [asdict(row) | {"ok": row.ok} for row in rows]}
     if not arguments.json:
@@ -72,6 +112,10 @@ def _verify_against_source(arguments: argparse.Namespace, artifact: Artifact, fo
     from vitral_export.verify import prove
     from vitral_export.wrap import Inference
 
+    if artifact.spec.source.kind == "onnx":
+        raise InvalidArgumentError(
+            f"{artifact.name} is an adopted file: build onnx:FILE --reference {arguments.source} proves it"
+        )
     loaded = _loaded(arguments, outputs=artifact.spec.outputs)
     try:
         if loaded.architecture != artifact.spec.architecture:
@@ -152,10 +196,9 @@ def _stages(arguments: argparse.Namespace) -> None:
 
 def _loaded(arguments: argparse.Namespace, *, outputs: Iterable[pb.Output] = ()) -> Loaded:
     """The source of the arguments; where they choose no outputs, with these, untrained ones too."""
-    from vitral_export.loaded import Options
     from vitral_export.sources import load
 
-    options = Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
+    options = _options(arguments)
     if outputs and not options.outputs:
         untrained = tuple(item.name for item in outputs if not item.trained)
         names = tuple(item.name for item in outputs)
@@ -163,7 +206,21 @@ def _loaded(arguments: argparse.Namespace, *, outputs: Iterable[pb.Output] = ())
     return load(arguments.source, options)
 
 
+def _options(arguments: argparse.Namespace) -> Options:
+    from vitral_export.loaded import Options
+
+    return Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = MappingProxyType(
-    {"build": _build, "verify": _verify, "inspect": _inspect, "sources": _sources, "stages": _stages}
+    {
+        "build": _build,
+        "verify": _verify,
+        "inspect": _inspect,
+        "sign": _sign,
+        "keygen": _keygen,
+        "sources": _sources,
+        "stages": _stages,
+    }
 )
 """Every command by name. They return on success and raise on failure."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
-from vitral_export import hub, pretrained
+from vitral_export import checkpoint, hub, onnx_file, pretrained
 from vitral_export.families import embedding, hugging_face, own, position
 from vitral_export.loaded import Kind, Loaded, Options, chosen, source_of
 
@@ -33,7 +34,11 @@ SOURCES: Mapping[str, Kind] = MappingProxyType(
 """Every kind of source with sizes of its own, by name."""
 
 OPEN_SOURCES: Mapping[str, str] = MappingProxyType(
-    {hub.PREFIX + "...": hugging_face.SUMMARY, own.PREFIX + "...": own.SUMMARY}
+    {
+        hub.PREFIX + "...": hugging_face.SUMMARY,
+        own.PREFIX + "...": own.SUMMARY,
+        onnx_file.PREFIX + "...": onnx_file.SUMMARY,
+    }
 )
 """The others: how their names begin, and what they are."""
 
@@ -60,6 +65,8 @@ def _loaded(name: str, options: Options) -> Loaded:
     if name.startswith(own.PREFIX):
         options.refuse(name, ["revision"])
         return _own(own.make(name), name, options)
+    if name.startswith(onnx_file.PREFIX):
+        raise InvalidArgumentError(f"{name} is a graph, not a module: `build` adopts it")
     if name in SOURCES:
         return _built(SOURCES[name], options)
     known = ", ".join((*SOURCES, *OPEN_SOURCES))
@@ -134,6 +141,8 @@ def _own(module: nn.Module, name: str, options: Options) -> Loaded:
         note = pretrained.fill(module, options)
     check_weights(module)
     source = source_of("python", name.removeprefix(own.PREFIX), weights=pb.WEIGHTS_ORIGIN_GIVEN, note=note)
+    if options.weights is not None:
+        source.weights_sha256 = checkpoint.sha256([Path(options.weights)])
     return own.describe(module, source, options)
 
 

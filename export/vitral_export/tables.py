@@ -37,8 +37,11 @@ def show_spec(out: Console, spec: pb.ModelSpec, *, path: str) -> None:
     )
     for item in spec.proof.figures:
         numbers = (item.rel_l2, item.rel_l2_budget, item.max_abs, item.max_abs_budget, item.torch_rel_l2)
-        proof.add_row(item.graph, item.output, *(f"{number:.2e}" for number in numbers))
+        told = [f"{number:.2e}" for number in numbers]
+        proof.add_row(item.graph, item.output, *told[:-1], "" if specs.is_unproven(spec) else told[-1])
     out.print(proof)
+    if spec.proof.note:
+        out.print(f"{'UNPROVEN' if specs.is_unproven(spec) else 'Proof'}: {spec.proof.note}")
     if spec.proof.ill_conditioned:
         out.print(f"Ill-conditioned in float32: torch itself is off by {spec.proof.torch_rel_l2:.2e}")
 
@@ -99,6 +102,7 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
     return [
         ("weights", note.upper() if specs.is_random(spec) else note),
         ("source", f"{spec.source.kind}, {spec.source.reference}"),
+        *([("weights sha256", spec.source.weights_sha256)] if spec.source.weights_sha256 else []),
         ("image", f"{item.image_size.height} x {item.image_size.width}, {item.in_channels} channels"),
         ("patch", f"{item.patch_size.height} x {item.patch_size.width}"),
         ("grid", f"{item.grid.height} x {item.grid.width}"),
@@ -115,6 +119,7 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
 
 def _status(spec: pb.ModelSpec) -> str:
     status = pb.ProofStatus.Name(spec.proof.status).removeprefix("PROOF_STATUS_").lower()
+    status = status.upper() if specs.is_unproven(spec) else status
     return f"{status} on {', '.join(spec.proof.providers)}; batch {_listed(spec.proof.batch_sizes)}"
 
 

@@ -38,11 +38,13 @@ class Reference:
         cases: the inputs.
         truth: output to float64 values (R, ...).
         torch: (output, kind) to the errors of torch float32 in the same form.
+        against: what the truth is, for messages.
     """
 
     cases: Cases
     truth: dict[str, NDArray[np.float64]]
     torch: dict[tuple[str, str], Errors]
+    against: str = "float64"
 
     def budget(self, output: str, kind: str) -> Budget:
         """What is allowed for this output on rows of this kind."""

@@ -15,15 +15,18 @@ from vitral.errors import (
     UnavailableError,
     VitralError,
 )
+from vitral.spec import is_unproven
 from vitral_engine import artifact
 from vitral_engine.arrangement import arrange
 from vitral_engine.engine import Model
 from vitral_engine.placement import CPU, Placement
 from vitral_engine.session import GraphSession
+from vitral_engine.signature import trusted
 from vitral_engine.staging import Staging
 from vitral_engine.triton import limits
 from vitral_server.batcher import Batcher, BatchOptions
 from vitral_server.config import ServerConfig
+from vitral_server.demands import Demands
 from vitral_server.telemetry import OFF, Telemetry
 
 log = logging.getLogger(__name__)
@@ -52,6 +55,11 @@ class Served:
     reason: str = ""
     max_batch: int = 0
     load_ms: float = 0.0
+
+    @property
+    def unproven(self) -> bool:
+        """Whether it is open, and was never proven against a reference."""
+        return self.engine is not None and is_unproven(self.engine.spec)
 
     @property
     def fault(self) -> str:
@@ -85,6 +93,10 @@ class Registry:
         """Whether every named model serves; without names, whether at least one does."""
         states = [self.is_ready(name) for name in self._named or self.names]
         return all(states) and bool(states) if self._named else any(states)
+
+    def is_unproven(self, name: str) -> bool:
+        """Whether some version of this model serves unproven; without a name, whether any model does."""
+        return any(model.unproven and not model.fault and name in ("", model.name) for model in self.models)
 
     def find(self, name: str, version: str) -> Served:
         """The model of this name and version, ready or not; defaults as the contract says.
@@ -145,16 +157,19 @@ def load(config: ServerConfig, placement: Placement, telemetry: Telemetry = OFF)
     if not folders:
         raise ModelNotFoundError(f"{config.repo} holds no model: run vitral-export build first")
     models: list[Served] = []
+    demands = Demands(trusted(config.trust), proven=config.require_proven)
     for name in config.models or tuple(folders):
-        models += _newest(folders[name], config, placement, telemetry)
+        models += _newest(folders[name], config, placement, telemetry, demands)
     return Registry(models, named=config.models)
 
 
-def _newest(folder: Path, config: ServerConfig, placement: Placement, telemetry: Telemetry) -> list[Served]:
+def _newest(
+    folder: Path, config: ServerConfig, placement: Placement, telemetry: Telemetry, demands: Demands
+) -> list[Served]:
     tried: list[Served] = []
     for version in reversed(artifact.versions(folder)):
         try:
-            return [*tried, _open(folder, str(version), config, placement, telemetry)]
+            return [*tried, _open(folder, str(version), config, placement, telemetry, demands)]
         except Exception as error:  # one model, however damaged, must not take the others with it
             reason = str(error) if isinstance(error, VitralError) else f"{type(error).__name__}: {error}"
             if config.models:
@@ -166,10 +181,15 @@ def _newest(folder: Path, config: ServerConfig, placement: Placement, telemetry:
 
 
 def _open(
-    folder: Path, version: str, config: ServerConfig, placement: Placement, telemetry: Telemetry
+    folder: Path,
+    version: str,
+    config: ServerConfig,
+    placement: Placement,
+    telemetry: Telemetry,
+    demands: Demands,
 ) -> Served:
     start = perf_counter()
-    found = artifact.open_artifact(folder / version)
+    found = demands.open(folder / version)
     taken = limits(folder, found.spec)
     if taken.ignored:
         log.info("config.pbtxt: fields ignored", extra={"model": folder.name, "fields": list(taken.ignored)})

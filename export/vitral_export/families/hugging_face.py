@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
-from vitral_export import hub, preprocessor_config
+from vitral_export import checkpoint, hub, preprocessor_config
 from vitral_export.attention import unmasked
 from vitral_export.hub import Checkpoint
 from vitral_export.loaded import (
@@ -61,6 +61,7 @@ def source(found: Checkpoint, kind: str) -> pb.Source:
         libraries=["transformers"],
     )
     told.revision = found.revision
+    told.weights_sha256 = checkpoint.sha256(hub.weight_files(found))
     return told
 
 
