@@ -90,7 +90,6 @@ def describe(file: OnnxFile, options: Options) -> Adopted:
         InvalidArgumentError: it does not take one float32 image, its batch is frozen, or a size is not said.
         UnsupportedError: an output is nothing that can be served.
     """
-    options.refuse(file.name, ["embed_dim", "weights", "revision", "allow_untrained"])
     model = onnx_clean.plain(file.model)
     config = file.config.get("vision_config")
     config = config if isinstance(config, dict) else file.config
@@ -108,8 +107,7 @@ def describe(file: OnnxFile, options: Options) -> Adopted:
         onnx_clean.shape(info, found[info.name])
     projection = _projection(model.graph)
     patch = _patch_size(file, config, options, projection)
-    prefix = options.prefix_tokens or _prefix(config)
-    outputs = _outputs(file, found, size, patch, prefix)
+    outputs = _outputs(file, found, size, patch, options.prefix_tokens or None, _prefix(config))
     architecture = pb.Architecture(
         module=_module(file.config),
         image_size=tensor_pb2.ImageSize(height=size[0], width=size[1]),
@@ -220,13 +218,19 @@ def _prefix(config: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _outputs(
-    file: OnnxFile, found: Mapping[str, Shape], size: Size, patch: Size, prefix: Sequence[str] | None
+    file: OnnxFile,
+    found: Mapping[str, Shape],
+    size: Size,
+    patch: Size,
+    said: Sequence[str] | None,
+    known: Sequence[str] | None,
 ) -> tuple[pb.Output, ...]:
-    for token in prefix or ():
+    """The outputs; tokens in front of the patches are those `said` in the options, or `known` of the type."""
+    for token in said or ():
         if token not in PREFIXES:
             raise InvalidArgumentError(f"prefix token {token!r} is unknown; known are {', '.join(PREFIXES)}")
     patches = (size[0] // patch[0]) * (size[1] // patch[1])
-    tokens = [PREFIXES[token] for token in prefix or ()]
+    tokens = [PREFIXES[token] for token in said or known or ()]
     outputs = []
     for name, extents in found.items():
         meaning = _MEANING.get(name, "of the file's own")
@@ -234,24 +238,25 @@ def _outputs(
             front = tokens if extents[0] > patches else []
             shape = axes(batch=0, token=extents[0], feature=extents[1])
             output = float_output(name, shape, prefix=front, image_dependent_prefix=True, meaning=meaning)
-        elif len(extents) == 2 and prefix is None and extents[0] > patches:
+        elif len(extents) == 2 and said is None and extents[0] > patches:
             told = f"{file.name}: {name} has {extents[0]} tokens for {patches} patches"
-            raise InvalidArgumentError(f"{told}: --prefix-tokens says what those in front are")
+            front = "" if known is None else f" and {len(tokens)} in front that config.json means"
+            raise InvalidArgumentError(f"{told}{front}: --prefix-tokens says what those in front are")
         else:
             inner = {f"axis_{place}": extent for place, extent in enumerate(extents[:-1], 1)}
             output = float_output(name, axes(batch=0, **inner, feature=extents[-1]), meaning=meaning)
         outputs.append(output)
-    if _no_front(outputs, tokens):
+    if said and _no_front(outputs):
         given = ", ".join(f"{name} {' x '.join(map(str, extents))}" for name, extents in found.items())
         told = f"{len(tokens)} tokens in front of {patches} patches"
         raise InvalidArgumentError(f"{file.name}: no output has {told}; it gives {given}")
     return tuple(outputs)
 
 
-def _no_front(outputs: Sequence[pb.Output], tokens: Sequence[int]) -> bool:
-    """Whether there are token sequences, and none of them has the tokens in front."""
+def _no_front(outputs: Sequence[pb.Output]) -> bool:
+    """Whether there are token sequences, and none of them has tokens in front."""
     sequences = [item for item in outputs if specs.has_patches(item)]
-    return bool(tokens) and bool(sequences) and not any(item.prefix_tokens for item in sequences)
+    return bool(sequences) and not any(item.prefix_tokens for item in sequences)
 
 
 def _module(config: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ def compare(folder: Path, spec: pb.ModelSpec, reference: Inference) -> Compariso
             problems = [f"it cannot be read ({type(error).__name__}: {error})"]
         if not problems:
             return Comparison(None, "")
-        why = problems[0]
+        why = next((item for item in problems if "operator sets" not in item), problems[0])
     model = onnx.load(folder / FLOAT_FILE)
     found = search(model, _wanted(own, reference))
     if found.missing:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from dataclasses import replace
 
 from vitral import spec as specs
 from vitral.errors import InvalidArgumentError, ProofError
@@ -21,7 +22,7 @@ from vitral_export import (
 )
 from vitral_export.adopted import Adopted
 from vitral_export.build import Exported, with_preprocessing
-from vitral_export.loaded import Loaded, Options
+from vitral_export.loaded import SIZES, Loaded, Options
 from vitral_export.preprocessing import Choice, HighDepth
 from vitral_export.repository import Stage
 from vitral_export.signing import Signer
@@ -51,7 +52,7 @@ def adopt(
         preprocessing: see `vitral_export.export`; `auto`: preprocessor_config.json beside it, or one up.
         high_depth: see `vitral_export.export`.
         options: outputs (`NAME`, or `NAME=OUTPUT_OF_THE_FILE`); sizes and prefix tokens where neither the
-            file nor config.json says them.
+            file nor config.json says them; seed, weights and revision of the reference.
         sign: see `vitral_export.export`.
 
     Raises:
@@ -64,9 +65,14 @@ def adopt(
     signer = None if sign is None else signing.signer(sign)
     asked = os.fspath(file)
     asked = asked if asked.startswith(onnx_file.PREFIX) else f"{onnx_file.PREFIX}{asked}"
-    known = adopted.describe(onnx_file.read(asked), options or Options())
+    options = options or Options()
+    if reference is None:
+        options.refuse(
+            f"{asked} without a reference", ["embed_dim", "weights", "revision", "allow_untrained"]
+        )
+    known = adopted.describe(onnx_file.read(asked), options)
     if isinstance(reference, str):
-        reference = loaded(reference)
+        reference = loaded(reference, options)
     if reference is not None:
         known, reference = adopted_proof.paired(known, reference)
     known = with_preprocessing(known, preprocessing, high_depth=high_depth)
@@ -82,15 +88,18 @@ def adopt(
             return _install(stage, known, reference, name=name, signer=signer, folding=False)
 
 
-def loaded(reference: str) -> Loaded:
-    """The source that a file is held against.
+def loaded(reference: str, options: Options) -> Loaded:
+    """The source that a file is held against. Sizes are for one that is built here; else they are the file's.
 
     Raises:
         InvalidArgumentError: it is an ONNX file too, or there is no such source.
     """
     if reference.startswith(onnx_file.PREFIX):
         raise InvalidArgumentError(f"{reference} is no reference: a module in PyTorch is needed")
-    return sources.load(reference, Options())
+    its = replace(options, outputs=(), prefix_tokens=())
+    if reference not in sources.SOURCES:
+        its = replace(its, **dict.fromkeys(SIZES))
+    return sources.load(reference, its)
 
 
 def _install(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -174,7 +175,7 @@ def _demand_numbers(model: onnx.ModelProto, name: str) -> None:
 
 def _reference(path: Path) -> str:
     """`vit-base/onnx/model.onnx`, `vit-base/model.onnx`."""
-    parts = path.resolve().parent.parts[1:]
+    parts = Path(os.path.abspath(path)).parent.parts[1:]  # not resolved: a cache's blobs are called by hashes
     shown = 2 if parts[-1:] == ("onnx",) else 1
     return "/".join([*parts[-shown:], path.name])
 
