@@ -70,7 +70,8 @@ def domains(file: Path) -> set[str]:
 
 @pytest.mark.parametrize("name", ["dynamo", "fused"])
 def test_a_file_is_proven_against_its_reference(files: Files, tmp_path: Path, name: str) -> None:
-    done = adopt(getattr(files, name), name="vit", repo=tmp_path / "models", reference=f"hf:{files.vit}")
+    file = Path(shutil.copy(files.fused, tmp_path)) if name == "fused" else files.dynamo  # bare, or not
+    done = adopt(file, name="vit", repo=tmp_path / "models", reference=f"hf:{files.vit}")
     spec = done.spec
     assert spec.proof.status == pb.PROOF_STATUS_PROVEN
     assert [graph.file for graph in spec.graphs] == ["model_uint8.onnx", "model.onnx"]
@@ -141,19 +142,24 @@ def test_its_goldens_hold_it_to_itself(unproven: Path, tmp_path: Path, capsys) -
         vitral_engine.open(repo / "vit")
 
 
-def test_a_reference_that_comes_later_proves_it_in_another_version(
-    files: Files, unproven: Path, tmp_path: Path
-) -> None:
-    repo = Path(shutil.copytree(unproven, tmp_path / "models"))
-    again = adopt(files.legacy, name="vit", repo=repo)
-    assert not again.changed
-    proven = adopt(files.legacy, name="vit", repo=repo, reference=f"hf:{files.vit}")
+def test_a_reference_that_comes_later_proves_it_in_another_version(tmp_path: Path) -> None:
+    file, repo = onnx_files.by_hand(tmp_path / "m.onnx"), tmp_path / "models"
+    (tmp_path / "preprocessor_config.json").write_text('{"size": 16}')
+    weight, bias = (numpy_helper.to_array(item) for item in onnx.load(file).graph.initializer[:2])
+    save_file({"projection.weight": weight, "projection.bias": bias}, tmp_path / "w.safetensors")
+    sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 6, "weights": str(tmp_path / "w.safetensors")}
+    first = adopt(file, name="m", repo=repo)
+    assert first.changed
+    assert not adopt(file, name="m", repo=repo).changed
+    proven = adopt(file, name="m", repo=repo, reference="patch-embedding", options=Options(**sizes))
     assert proven.changed
     assert proven.path.name == "2"
-    assert proven.spec.fingerprint == again.spec.fingerprint
+    assert proven.spec.fingerprint == first.spec.fingerprint
     assert proven.spec.proof.status == pb.PROOF_STATUS_PROVEN
-    for reference in (None, f"hf:{files.vit}"):
-        assert adopt(files.legacy, name="vit", repo=repo, reference=reference).path == proven.path
+    assert proven.spec.proof.note == ""
+    again = adopt(file, name="m", repo=repo, reference="patch-embedding", options=Options(**sizes))
+    assert (again.path, again.changed) == (proven.path, False)
+    assert adopt(file, name="m", repo=repo).path == proven.path
 
 
 def scaled(model: onnx.ModelProto) -> None:

@@ -127,6 +127,24 @@ def test_what_is_no_onnx_is_refused(tmp_path: Path, data: bytes) -> None:
     assert "is not an ONNX file" in refused(tmp_path / "m.onnx")
 
 
+def test_a_damaged_file_is_refused_in_one_line_or_harmless(tmp_path: Path) -> None:
+    data = onnx_files.by_hand(tmp_path / "whole.onnx").read_bytes()
+    random = np.random.default_rng(5)
+    places = [*range(300), *range(len(data) - 300, len(data))]  # around the weights' own bytes
+    told = []
+    for number in range(150):
+        damaged = bytearray(data)
+        for place in random.choice(places, 1 + number % 3):
+            damaged[place] = int(random.integers(256))
+        (tmp_path / "m.onnx").write_bytes(damaged if number % 10 else damaged[: random.integers(len(data))])
+        try:
+            described(tmp_path / "m.onnx", patch_size=8)
+        except VitralError as error:
+            told.append(str(error))
+    assert len(told) > 50
+    assert not any("\n" in line for line in told)
+
+
 def test_a_path_to_nothing_is_refused_and_leaves_nothing(tmp_path: Path, refusal: Callable[..., str]) -> None:
     assert "is no file" in refusal(f"onnx:{tmp_path / 'none.onnx'}")
     assert "is a folder: name the .onnx file in it" in refusal(f"onnx:{tmp_path}")

@@ -92,13 +92,14 @@ def test_weights_of_files_are_hashed(tmp_path: Path) -> None:
     assert not load("patch-embedding", Options(**sizes)).source.weights_sha256
 
 
-def test_an_export_of_a_checkpoint_carries_its_hash(tmp_path: Path) -> None:
-    vit = vits.save(tmp_path / "vit", vits.model(vits.OTHER))
-    repo = str(tmp_path / "models")
-    line = ["build", f"hf:{vit}", "--name", "v", "--repo", repo, "--outputs", "patch_embeddings"]
+def test_an_export_of_a_weights_file_carries_its_hash(tmp_path: Path) -> None:
+    sizes = {"img_size": 32, "patch_size": 8, "embed_dim": 16}
+    file, repo = tmp_path / "w.safetensors", tmp_path / "models"
+    save_file(load("patch-embedding", Options(**sizes)).module.state_dict(), file)
+    given = [word for key, size in sizes.items() for word in (f"--{key.replace('_', '-')}", str(size))]
+    line = ["build", "patch-embedding", "--name", "v", "--repo", str(repo), "--weights", str(file), *given]
     assert main(line) == 0
-    spec = open_artifact(tmp_path / "models" / "v").spec
-    found = props(tmp_path / "models" / "v" / "1" / "model.onnx")
-    assert found["vitral.reference"] == "vit"
-    assert found["vitral.weights_sha256"] == spec.source.weights_sha256
-    assert spec.source.weights_sha256 == sha256_file(vit / "model.safetensors")
+    spec = open_artifact(repo / "v").spec
+    found = props(repo / "v" / "1" / "model.onnx")
+    assert found["vitral.reference"] == "w.safetensors"
+    assert found["vitral.weights_sha256"] == spec.source.weights_sha256 == sha256_file(file)

@@ -21,7 +21,7 @@ from vitral.v1 import tensor_pb2
 from vitral_engine.runtime import require
 from vitral_export import onnx_clean, onnx_trial
 from vitral_export.families import hugging_face
-from vitral_export.loaded import PREFIXES, Options, axes, float_output, pixel_input
+from vitral_export.loaded import PREFIXES, Loaded, Options, axes, float_output, pixel_input
 from vitral_export.onnx_file import OnnxFile
 from vitral_export.onnx_trial import Shape
 
@@ -83,8 +83,10 @@ class Adopted:
     undecided: str = ""
 
 
-def describe(file: OnnxFile, options: Options) -> Adopted:
+def describe(file: OnnxFile, options: Options, reference: Loaded | None = None) -> Adopted:
     """Everything about a file, found in it, beside it, in the options, and by running it.
+
+    A reference says its sizes where nothing else does; what its outputs mean is for `adopted_proof.paired`.
 
     Raises:
         InvalidArgumentError: it does not take one float32 image, its batch is frozen, or a size is not said.
@@ -96,7 +98,7 @@ def describe(file: OnnxFile, options: Options) -> Adopted:
     told, undecided = hugging_face.preprocessing_of(file.preprocessor, file.reference)
     image = onnx_trial.image_of(file, model.graph)
     channels = image.channels or _number(config, "num_channels") or options.in_channels or 3
-    size = _image_size(file, image.size, config, options, told)
+    size = _image_size(file, image.size, config, options, told or getattr(reference, "preprocessing", None))
     wanted = _wanted(file, model.graph, options)
     onnx_clean.cut(model.graph, list(wanted.values()))
     names = {original: name for name, original in wanted.items()}
@@ -106,8 +108,13 @@ def describe(file: OnnxFile, options: Options) -> Adopted:
     for info in model.graph.output:
         onnx_clean.shape(info, found[info.name])
     projection = _projection(model.graph)
-    patch = _patch_size(file, config, options, projection)
-    outputs = _outputs(file, found, size, patch, options.prefix_tokens or None, _prefix(config))
+    if reference is not None:
+        its = reference.architecture.patch_size
+        patch = its.height, its.width
+        outputs = _outputs(file, found, size, patch, (), ())
+    else:
+        patch = _patch_size(file, config, options, projection)
+        outputs = _outputs(file, found, size, patch, options.prefix_tokens or None, _prefix(config))
     architecture = pb.Architecture(
         module=_module(file.config),
         image_size=tensor_pb2.ImageSize(height=size[0], width=size[1]),
@@ -230,25 +237,25 @@ def _outputs(
         if token not in PREFIXES:
             raise InvalidArgumentError(f"prefix token {token!r} is unknown; known are {', '.join(PREFIXES)}")
     patches = (size[0] // patch[0]) * (size[1] // patch[1])
-    tokens = [PREFIXES[token] for token in said or known or ()]
+    front = [PREFIXES[token] for token in said or known or ()]
     outputs = []
     for name, extents in found.items():
         meaning = _MEANING.get(name, "of the file's own")
-        if len(extents) == 2 and extents[0] in (patches, patches + len(tokens)):
-            front = tokens if extents[0] > patches else []
+        if len(extents) == 2 and extents[0] in (patches, patches + len(front)):
+            mine = front if extents[0] > patches else []
             shape = axes(batch=0, token=extents[0], feature=extents[1])
-            output = float_output(name, shape, prefix=front, image_dependent_prefix=True, meaning=meaning)
+            output = float_output(name, shape, prefix=mine, image_dependent_prefix=True, meaning=meaning)
         elif len(extents) == 2 and said is None and extents[0] > patches:
             told = f"{file.name}: {name} has {extents[0]} tokens for {patches} patches"
-            front = "" if known is None else f" and {len(tokens)} in front that config.json means"
-            raise InvalidArgumentError(f"{told}{front}: --prefix-tokens says what those in front are")
+            meant = "" if known is None else f" and {len(front)} in front that config.json means"
+            raise InvalidArgumentError(f"{told}{meant}: --prefix-tokens says what those in front are")
         else:
             inner = {f"axis_{place}": extent for place, extent in enumerate(extents[:-1], 1)}
             output = float_output(name, axes(batch=0, **inner, feature=extents[-1]), meaning=meaning)
         outputs.append(output)
     if said and _no_front(outputs):
         given = ", ".join(f"{name} {' x '.join(map(str, extents))}" for name, extents in found.items())
-        told = f"{len(tokens)} tokens in front of {patches} patches"
+        told = f"{len(front)} tokens in front of {patches} patches"
         raise InvalidArgumentError(f"{file.name}: no output has {told}; it gives {given}")
     return tuple(outputs)
 

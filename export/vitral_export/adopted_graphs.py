@@ -17,6 +17,7 @@ from vitral.v1 import model_pb2 as pb
 from vitral_engine.artifact import sha256_file
 from vitral_export import fold, onnx_graph, onnx_metadata
 from vitral_export.adopted import Adopted
+from vitral_export.adopted_weights import kinds
 from vitral_export.operations import INPUT, Operand, Operation, Program, Weight
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def write(folder: Path, known: Adopted, *, name: str, folding: bool = True) -> p
         name=name,
         source=known.source,
         architecture=known.architecture,
-        precision="float32",
+        precision="+".join(sorted(kinds(known.model))) or "float32",
         opset=known.file.opset,
         graphs=listed,
         preprocessing=known.preprocessing,

@@ -104,7 +104,11 @@ def record(folder: Path, spec: pb.ModelSpec) -> Verification:
     Raises:
         ProofError: runs of the same rows differ by more than float32 explains.
     """
-    done = verify.hold(folder, spec, _recorded(folder, spec))
+    try:
+        done = verify.hold(folder, spec, _recorded(folder, spec))
+    except ProofError as error:
+        told = "what it gives for an image depends on how it is run, or on the others of its batch"
+        raise ProofError(f"{error}: {told}") from error
     done.proof.status, done.proof.note = pb.PROOF_STATUS_UNPROVEN, UNPROVEN
     done.proof.ill_conditioned, done.proof.torch_rel_l2 = False, 0.0
     for figure in done.proof.figures:  # there is no torch in it

@@ -18,7 +18,7 @@ from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
 from vitral_export import structure
 from vitral_export.adopted_graphs import folded
-from vitral_export.adopted_weights import Search, needed, search
+from vitral_export.adopted_weights import Search, kinds, needed, search
 from vitral_export.onnx_graph import FLOAT_FILE
 from vitral_export.operations import Program
 from vitral_export.wrap import Inference
@@ -76,7 +76,9 @@ def compare(folder: Path, spec: pb.ModelSpec, reference: Inference) -> Compariso
         shown = ", ".join(found.missing[:_SHOWN])
         more = f" and {len(found.missing) - _SHOWN} more" if len(found.missing) > _SHOWN else ""
         count = f"{len(found.missing)} of {len(found.missing) + len(found.found)} parameters"
-        raise ProofError(f"structure: {count} of the reference are nowhere in the file: {shown}{more}")
+        others = sorted(kinds(model) - {"float32"})
+        holds = f" (it holds weights of {', '.join(others)})" if others else ""
+        raise ProofError(f"structure: {count} of the reference are nowhere in the file{holds}: {shown}{more}")
     if len(spec.graphs) > 1:
         _demand_folding(folder, spec, model)
     return Comparison(found, " ".join(why.split()))

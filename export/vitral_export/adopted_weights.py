@@ -6,6 +6,7 @@ they are, or it would have computed with them. So each is found, as it is or mov
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -51,6 +52,13 @@ class Search:
         """`38 parameters: 20 as they are, 18 transposed`."""
         said = {form: len(names) for form, names in self.by_form().items() if names}
         return ", ".join(f"{count} {form}" for form, count in said.items())
+
+
+def kinds(model: onnx.ModelProto) -> set[str]:
+    """Element types of the weights; integers of 64 bits are extents and indices."""
+    held = {item.data_type for item in tensors(model) if math.prod(item.dims) > 1}
+    names = {kind: onnx.helper.tensor_dtype_to_string(kind).rpartition(".")[2].lower() for kind in held}
+    return {"float32" if name == "float" else name for name in names.values()} - {"int64", "bool"}
 
 
 def needed(program: Program, parameters: Mapping[str, Array]) -> dict[str, Array]:

@@ -22,7 +22,8 @@ from vitral_export import (
 )
 from vitral_export.adopted import Adopted
 from vitral_export.build import Exported, with_preprocessing
-from vitral_export.loaded import SIZES, Loaded, Options
+from vitral_export.families import own
+from vitral_export.loaded import Loaded, Options
 from vitral_export.preprocessing import Choice, HighDepth
 from vitral_export.repository import Stage
 from vitral_export.signing import Signer
@@ -70,9 +71,10 @@ def adopt(
         options.refuse(
             f"{asked} without a reference", ["embed_dim", "weights", "revision", "allow_untrained"]
         )
-    known = adopted.describe(onnx_file.read(asked), options)
+    held = onnx_file.read(asked)
     if isinstance(reference, str):
         reference = loaded(reference, options)
+    known = adopted.describe(held, options, reference)
     if reference is not None:
         known, reference = adopted_proof.paired(known, reference)
     known = with_preprocessing(known, preprocessing, high_depth=high_depth)
@@ -89,16 +91,18 @@ def adopt(
 
 
 def loaded(reference: str, options: Options) -> Loaded:
-    """The source that a file is held against. Sizes are for one that is built here; else they are the file's.
+    """The source that a file is held against. Sizes are for one that has none itself, else the file's.
 
     Raises:
         InvalidArgumentError: it is an ONNX file too, or there is no such source.
     """
     if reference.startswith(onnx_file.PREFIX):
         raise InvalidArgumentError(f"{reference} is no reference: a module in PyTorch is needed")
-    its = replace(options, outputs=(), prefix_tokens=())
-    if reference not in sources.SOURCES:
-        its = replace(its, **dict.fromkeys(SIZES))
+    its = replace(options, outputs=())
+    if not reference.startswith(own.PREFIX):
+        its = replace(its, prefix_tokens=())
+        if reference not in sources.SOURCES:
+            its = replace(its, img_size=None, patch_size=None, in_channels=None, embed_dim=None)
     return sources.load(reference, its)
 
 

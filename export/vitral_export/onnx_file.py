@@ -112,7 +112,23 @@ def _parsed(path: Path, name: str) -> onnx.ModelProto:
         raise InvalidArgumentError(f"{name} cannot be read: {error.strerror}") from None
     if not model.graph.node:
         raise InvalidArgumentError(f"{name} is not an ONNX file: it holds no graph")
+    try:
+        text = all(isinstance(word, str) for word in _words(model))
+    except UnicodeDecodeError:
+        text = False
+    if not text:
+        raise InvalidArgumentError(f"{name} is damaged: a name in it is no text")
     return model
+
+
+def _words(model: onnx.ModelProto) -> Iterator[object]:
+    """Every name, which protobuf gives as bytes, or not at all, where it is no text."""
+    for graph in graphs(model):
+        yield from (item.name for item in (*graph.input, *graph.output))
+        yield from (item.name for item in graph.initializer)
+        for node in graph.node:
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            yield from (item.name for item in node.attribute)
 
 
 def _take_in(model: onnx.ModelProto, folder: Path, name: str) -> list[Path]:
@@ -161,7 +177,7 @@ def _demand_numbers(model: onnx.ModelProto, name: str) -> None:
     for item in tensors(model):
         try:
             array = numpy_helper.to_array(item)
-        except (ValueError, TypeError) as error:
+        except Exception as error:  # whatever a type or a length that cannot be makes of it
             said = " ".join(str(error).split())
             raise InvalidArgumentError(f"{name}: {item.name} cannot be read: {said}") from None
         if item.data_type not in _FLOATS:

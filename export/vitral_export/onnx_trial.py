@@ -50,7 +50,8 @@ def image_of(file: OnnxFile, graph: onnx.GraphProto) -> Image:
     tensor = graph.input[0].type.tensor_type
     dims = list(tensor.shape.dim)
     if tensor.elem_type != TensorProto.FLOAT or len(dims) != 4:
-        kind = TensorProto.DataType.Name(tensor.elem_type).lower()
+        known = {number: word.lower() for word, number in TensorProto.DataType.items()}
+        kind = known.get(tensor.elem_type, "of no known type")
         told = f"{file.name}: {names[0]} is {kind} of {len(dims)} axes"
         raise InvalidArgumentError(f"{told}, float32 (B, C, H, W) is expected")
     if dims[0].dim_value:
@@ -89,7 +90,8 @@ def _session(file: OnnxFile, model: onnx.ModelProto) -> ort.InferenceSession:
     except (EncodeError, ValueError):
         raise UnsupportedError(f"{file.name} holds more than the 2 GB that one message of ONNX may") from None
     try:
-        return ort.InferenceSession(data, settings, providers=["CPUExecutionProvider"])
+        # Without fallback: onnxruntime would print a banner and try the same again.
+        return ort.InferenceSession(data, settings, providers=["CPUExecutionProvider"], enable_fallback=0)
     except Exception as error:  # onnxruntime raises classes of its own for every fault
         raise InvalidArgumentError(f"{file.name}: onnxruntime cannot open it: {_said(error)}") from error
 
