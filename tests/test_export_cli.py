@@ -119,6 +119,7 @@ def test_sources_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
         "npz:...",
         "timm:...",
         "python:...",
+        "onnx:...",
     ]
 
 

@@ -109,6 +109,8 @@ def _report(results: dict[str, Embedding | ImageError], args: argparse.Namespace
         if specs.is_random(first.spec):
             note = first.spec.source.weights_note or show.RANDOM
             print(f"vitral: model {first.model} has {note}: it was never trained", file=sys.stderr)
+        if first.unproven:
+            print(f"vitral: {specs.unproven(first.spec)}", file=sys.stderr)
         if args.output is not None:
             save.save(args.output, results)
     file = str(args.output) if args.output is not None and good else None

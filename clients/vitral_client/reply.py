@@ -133,6 +133,7 @@ def _embedding(
             for tensor in result.outputs
             if tensor.HasField("scale")
         },
+        unproven=reply.header.unproven,
     )
 
 

@@ -93,6 +93,7 @@ def _safetensors(embeddings: Mapping[str, Embedding]) -> Callable[[BinaryIO], No
         "version": first.version,
         "fingerprint": first.fingerprint,
         "weights": first.spec.source.weights_note,
+        **({"proof": "unproven"} if first.unproven else {}),
     } | {f"selection {name}": str(chosen) for name, chosen in first.selections.items()}
     data = to_bytes(_flat(embeddings), metadata=metadata)
 

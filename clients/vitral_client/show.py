@@ -19,6 +19,7 @@ from vitral.tensors import Array
 from vitral.v1 import embedding_service_pb2 as pb
 
 RANDOM = "random weights"
+UNPROVEN = "UNPROVEN"
 STATES = {
     pb.MODEL_STATE_LOADING: "loading",
     pb.MODEL_STATE_READY: "ready",
@@ -62,6 +63,7 @@ def embeddings_json(results: Mapping[str, Embedding | ImageError], file: str | N
             "model": result.model,
             "version": result.version,
             "fingerprint": result.fingerprint,
+            "unproven": result.unproven,
             "weights": result.spec.source.weights_note,
             "decode": result.decode,
         }
@@ -75,7 +77,7 @@ def models_table(models: Sequence[pb.ServedModel]) -> None:
         (
             served.name or served.spec.name,
             served.version,
-            STATES.get(served.state, "unknown") + (f": {served.reason}" if served.reason else ""),
+            _state(served) + (f": {served.reason}" if served.reason else ""),
             served.device,
             decodes.of_enum(served.decode) if served.device else "",
             dynamic.described(served.spec) if served.spec.name else "",
@@ -101,6 +103,8 @@ def models_json(models: Sequence[pb.ServedModel]) -> None:
             "device": served.device,
             "decode": decodes.of_enum(served.decode),
             "max_batch_size": served.max_batch_size,
+            "unproven": _unproven(served),
+            "unproven_note": served.spec.proof.note if _unproven(served) else "",
             "weights": served.spec.source.weights_note,
             "fingerprint": served.spec.fingerprint,
             "spec": json.loads(specs.to_json(served.spec)),
@@ -108,6 +112,16 @@ def models_json(models: Sequence[pb.ServedModel]) -> None:
         for served in models
     ]
     _json(documents)
+
+
+def _state(served: pb.ServedModel) -> str:
+    state = STATES.get(served.state, "unknown")
+    return f"{state}, {UNPROVEN}" if _unproven(served) else state
+
+
+def _unproven(served: pb.ServedModel) -> bool:
+    """Of a model that could be read at all."""
+    return bool(served.spec.fingerprint) and specs.is_unproven(served.spec)
 
 
 def _outputs(served: pb.ServedModel) -> list[str]:

@@ -119,7 +119,7 @@ def _model(model: Examined, *, fault: bool) -> Iterator[Change]:
         yield Change(fault, f"model {model.name} {reason}{instead}: export it again")
     if not model.version:
         return
-    if model.provider not in model.proven_on:
+    if model.provider not in model.proven_on and not model.unproven:
         proven = " and ".join(model.proven_on) or "nothing"
         yield Change(
             False,
@@ -136,3 +136,5 @@ def _model(model: Examined, *, fault: bool) -> Iterator[Change]:
         yield Change(
             False, f"model {model.name} has {model.weights}: it was never trained; export trained weights"
         )
+    if model.unproven:
+        yield Change(False, f"{model.unproven}; vitral-export build --reference SOURCE proves it")

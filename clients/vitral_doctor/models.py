@@ -53,6 +53,7 @@ class Examined:
         pixels_equal: whether the golden photograph gave the recorded pixels; `pixels_note` says why not.
         weights: where they are from, in words.
         random: whether they were never trained.
+        unproven: why it was never proven; empty where it was.
         load_ms: to open it and replay its goldens.
         speeds: what was timed; none where the time was up.
     """
@@ -69,6 +70,7 @@ class Examined:
     pixels_note: str = ""
     weights: str = ""
     random: bool = False
+    unproven: str = ""
     load_ms: float = 0.0
     speeds: tuple[Speed, ...] = ()
 
@@ -127,6 +129,7 @@ def _examined(
         pixels_note=replayed.pixels_note,
         weights=note or ("random weights" if specs.is_random(spec) else ""),
         random=specs.is_random(spec),
+        unproven=specs.unproven(spec) if specs.is_unproven(spec) else "",
         load_ms=load_ms,
         speeds=tuple(_speeds(found, placement, threads, until)),
     )

@@ -48,6 +48,8 @@ def _extract(args: argparse.Namespace, wanted: Wanted, embedder: Embedder) -> in
     if specs.is_random(embedder.spec):
         note = embedder.spec.source.weights_note
         print(f"vitral: model {embedder.spec.name} has {note}: it was never trained", file=sys.stderr)
+    if specs.is_unproven(embedder.spec):
+        print(f"vitral: {specs.unproven(embedder.spec)}", file=sys.stderr)
     try:
         with progress.shown(sys.stderr, quiet=args.quiet) as watcher:
             done = extract(args.out, wanted, embedder, watcher)

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from google.protobuf import json_format
 
 from vitral import __version__
+from vitral import spec as specs
 from vitral.errors import ArtifactError
 from vitral.v1 import model_pb2 as pb
 from vitral_extract import commit
@@ -203,6 +204,10 @@ def _facts(settings: Settings, columns: Sequence[Column], embedder: Embedder) ->
                 for token in item.prefix_tokens
             ]
             for item in spec.outputs
+        },
+        "proof": {
+            "status": "unproven" if specs.is_unproven(spec) else "proven",
+            "note": spec.proof.note,
         },
         "weights": json_format.MessageToDict(spec.source, preserving_proto_field_name=True),
     }

@@ -42,6 +42,8 @@ def _run(args: argparse.Namespace) -> int:
     scene = read(args.model or only_model(REPO), args.image, patch=args.patch)
     if specs.is_random(scene.spec):
         print(f"vitral: model {scene.name} has {scene.weights}: it was never trained", file=sys.stderr)
+    if specs.is_unproven(scene.spec):
+        print(f"vitral: {specs.unproven(scene.spec)}", file=sys.stderr)
     for line in scene.left_out:
         print(f"vitral: left out: {line}", file=sys.stderr)
     output.write(args.output, scene)

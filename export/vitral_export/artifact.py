@@ -29,6 +29,7 @@ from vitral_export import (
     fold,
     fused,
     onnx_graph,
+    onnx_metadata,
     preprocessing,
     report,
     subgraphs,
@@ -77,6 +78,8 @@ def write_graphs(
             forms = _forms(whole, loaded, scratch)
             parts = subgraphs.parts(whole, _native_shape(loaded))
             graphs = _parts(_converted(forms, precision, scratch), parts)
+            for item in graphs:
+                onnx_metadata.write(item.model, item.told, loaded.source, loaded.preprocessing)
             onnx_graph.save(folder, {item.told.file: item.model for item in graphs}, scratch=scratch)
     for item in graphs:
         item.told.fused.update(fused.counted(folder / item.told.file, item.model))
@@ -163,7 +166,7 @@ def write_proof(folder: Path, spec: pb.ModelSpec, verification: Verification) ->
             _write(folder / preprocessing.FILE, text.encode())
         if spec.preprocessing.contract != contract.RAW:
             pixels = _write_photograph(folder, spec)
-    _write(folder / figures.FILE, figures.text(spec, verification.runs).encode())
+    _write(folder / figures.FILE, figures.text(spec, verification.runs, verification.weights).encode())
     _write(folder / report.FILE, report.page(spec, verification.runs, pixels).encode())
     for file, digest in _hashes(folder).items():
         spec.sha256[file] = digest

@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from torch import nn
 
 from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.raw_scale import CONTRACT as RAW_SCALE
-from vitral_export import artifact, onnx_graph, preprocessing, repository, sources, verify
+from vitral_export import artifact, onnx_graph, preprocessing, repository, signing, sources, verify
+from vitral_export.adopted import Adopted
 from vitral_export.dynamic_size import widened
 from vitral_export.loaded import Loaded, Options
 from vitral_export.precision import kinds as precisions
@@ -19,6 +21,8 @@ from vitral_export.precision.kinds import FLOAT32
 from vitral_export.preprocessing import Choice, HighDepth
 from vitral_export.progress import Report, told
 from vitral_export.wrap import Inference
+
+Known = TypeVar("Known", Loaded, Adopted)
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,7 @@ def export(
     precision: str = FLOAT32,
     options: Options | None = None,
     progress: Report | None = None,
+    sign: str | os.PathLike[str] | None = None,
 ) -> Exported:
     """Exports a module with the weights it has, proves it, and installs it as the next version of NAME.
 
@@ -63,6 +68,7 @@ def export(
         options: which outputs, and what a module of one's own does not say itself: its image and patch size,
             its channels, the tokens in front of the patches.
         progress: called with every stage of a long export, see `vitral_export.progress`.
+        sign: PEM file of the Ed25519 private key that signs the manifest; None: it is not signed.
 
     Raises:
         UnsupportedError: the module gives something that cannot be exported, or knows one size only.
@@ -79,6 +85,7 @@ def export(
         dynamic_size=dynamic_size,
         progress=progress,
         precision=precision,
+        sign=sign,
     )
 
 
@@ -93,12 +100,14 @@ def build(
     dynamic_size: bool = False,
     progress: Report | None = None,
     precision: str = FLOAT32,
+    sign: str | os.PathLike[str] | None = None,
 ) -> Exported:
     """Exports a loaded source; see `export`."""
     onnx_graph.check_opset(opset)
     precisions.check(precision)
     repository.check_name(name)
     folder = repository.check_repo(repo)
+    signer = None if sign is None else signing.signer(sign)
     sized = widened(loaded) if dynamic_size else loaded
     chosen = with_preprocessing(sized, preprocessing, high_depth=high_depth)
     if dynamic_size and chosen.preprocessing is not None and chosen.preprocessing.contract == RAW_SCALE:
@@ -110,14 +119,16 @@ def build(
         )
         same = stage.installed(spec.fingerprint)
         if same is not None:
+            signing.write(signer, same.folder)
             return Exported(same.folder, same.spec, changed=False)
         stage.demand_signature(spec)
         artifact.write_proof(stage.folder, spec, verify.prove(stage.folder, spec, wrapped))
         verify.rehearse(stage.folder)
+        signing.write(signer, stage.folder)
         return Exported(stage.install(spec), spec, changed=True)
 
 
-def with_preprocessing(loaded: Loaded, choice: Choice, *, high_depth: HighDepth = "refuse") -> Loaded:
+def with_preprocessing(loaded: Known, choice: Choice, *, high_depth: HighDepth = "refuse") -> Known:
     """The source with the preprocessing that was asked for.
 
     Raises:

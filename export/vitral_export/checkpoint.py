@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import torch
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vitral.errors import InvalidArgumentError
+from vitral_engine.artifact import sha256_file
 
 _SHOWN = 5
 _EXACT = (torch.float32, torch.float16, torch.bfloat16)  # the halves widen to float32 without rounding
@@ -36,6 +38,12 @@ def read(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except (SafetensorError, ValueError) as error:
         raise InvalidArgumentError(f"{file} cannot be read as safetensors: {error}") from None
     return tensors
+
+
+def sha256(files: Iterable[Path]) -> str:
+    """sha256 (hex) of the file of a checkpoint; of several, over their hashes in the order of their names."""
+    found = [sha256_file(file) for file in sorted(files)]
+    return found[0] if len(found) == 1 else hashlib.sha256("".join(found).encode()).hexdigest()
 
 
 def fill(module: nn.Module, state: Mapping[str, Tensor], *, where: str) -> None:

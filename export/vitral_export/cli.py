@@ -54,11 +54,23 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument("--quiet", action="store_true", help="do not say what a long export is doing")
     precision = "what weights and arithmetic keep of float32, each proven for itself (default: %(default)s)"
     build.add_argument("--precision", choices=tuple(PRECISIONS), default=FLOAT32, help=precision)
+    reference = "PyTorch source that an onnx:FILE is proven against (default: none, it stays unproven)"
+    build.add_argument("--reference", metavar="SOURCE", help=reference)
+    build.add_argument("--sign", metavar="KEY.pem", help="sign the manifest with this Ed25519 private key")
     _add_preprocessing_options(build)
     _add_source_options(build)
 
+    sign = commands.add_parser("sign", help="sign a model's manifest")
+    sign.add_argument("path", metavar="MODEL", help="REPO/NAME or REPO/NAME/VERSION")
+    sign.add_argument("--key", required=True, metavar="KEY.pem", help="Ed25519 private key")
+
+    keygen = commands.add_parser("keygen", help="make an Ed25519 key to sign models with")
+    keygen.add_argument("path", metavar="KEY.pem", help="the public key is written beside it, as KEY.pub.pem")
+
     verify = commands.add_parser("verify", help="replay a model's proof here; without torch")
     verify.add_argument("path", metavar="MODEL", help="REPO/NAME or REPO/NAME/VERSION")
+    trust = "public key that has to have signed the model; may be repeated"
+    verify.add_argument("--trust", action="append", default=[], metavar="PUBLIC.pem", help=trust)
     verify.add_argument("--source", help="repeat the whole proof against this source in PyTorch")
     verify.add_argument("--json", action="store_true", help="every run, and what came of --source, as JSON")
     _add_source_options(verify)

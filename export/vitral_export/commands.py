@@ -23,28 +23,37 @@ from vitral_engine.artifact import Artifact, open_artifact
 from vitral_export.losses import cosine_gaps
 
 if TYPE_CHECKING:
-    from vitral_export.loaded import Loaded
+    from vitral_export.build import Exported
+    from vitral_export.loaded import Loaded, Options
 
 
 def _build(arguments: argparse.Namespace) -> None:
     from vitral_export import reporters, tables
     from vitral_export.build import build
 
-    loaded = _loaded(arguments)
+    adopted = arguments.source.startswith("onnx:")
+    if arguments.reference is not None and not adopted:
+        raise InvalidArgumentError(f"--reference is for onnx:FILE; {arguments.source} is its own")
+    loaded = None if adopted else _loaded(arguments)
     with nullcontext() if arguments.quiet else reporters.on_stderr() as report:
-        done = build(
-            loaded,
-            name=arguments.name,
-            repo=arguments.repo,
-            preprocessing=arguments.preprocessing,
-            high_depth=arguments.high_depth,
-            opset=arguments.opset,
-            precision=arguments.precision,
-            dynamic_size=arguments.dynamic_size,
-            progress=report,
+        done = (
+            _adopt(arguments)
+            if loaded is None
+            else build(
+                loaded,
+                name=arguments.name,
+                repo=arguments.repo,
+                preprocessing=arguments.preprocessing,
+                high_depth=arguments.high_depth,
+                opset=arguments.opset,
+                precision=arguments.precision,
+                dynamic_size=arguments.dynamic_size,
+                sign=arguments.sign,
+                progress=report,
+            )
         )
     out = tables.console()
-    for name in loaded.left_out:
+    for name in loaded.left_out if loaded else ():
         out.print(f"{name} is left out: untrained, its weights are not in the checkpoint")
     if not done.changed:
         out.print(f"{done.path} has this identity already: nothing changed")
@@ -53,11 +62,42 @@ def _build(arguments: argparse.Namespace) -> None:
     out.print(f"installed {done.path}")
 
 
+def _adopt(arguments: argparse.Namespace) -> Exported:
+    from vitral_export.adoption import adopt
+
+    return adopt(
+        arguments.source,
+        name=arguments.name,
+        repo=arguments.repo,
+        reference=arguments.reference,
+        preprocessing=arguments.preprocessing,
+        high_depth=arguments.high_depth,
+        options=_options(arguments),
+        sign=arguments.sign,
+    )
+
+
+def _sign(arguments: argparse.Namespace) -> None:
+    from vitral_export.signing import signer
+
+    key, found = signer(arguments.key), open_artifact(arguments.path)
+    done = "signed" if key.write(found.folder) else "signed already"
+    print(f"{found.name} version {found.version} is {done} by {arguments.key}")
+
+
+def _keygen(arguments: argparse.Namespace) -> None:
+    from vitral_export.signing import keygen
+
+    public = keygen(arguments.path)
+    print(f"{arguments.path} signs, {public} verifies: keep the first to yourself")
+
+
 def _verify(arguments: argparse.Namespace) -> None:
     from vitral_engine.device import available
     from vitral_engine.replay import demand, replay
+    from vitral_engine.signature import trusted
 
-    artifact = open_artifact(arguments.path)
+    artifact = open_artifact(arguments.path, trust=trusted(arguments.trust))
     rows = replay(artifact, available())
     found: dict[str, Any] = {"replay": [asdict(row) | {"ok": row.ok} for row in rows]}
     if not arguments.json:
@@ -79,6 +119,10 @@ def _verify_against_source(arguments: argparse.Namespace, artifact: Artifact, fo
     from vitral_export.verify import prove
     from vitral_export.wrap import Inference
 
+    if artifact.spec.source.kind == "onnx":
+        raise InvalidArgumentError(
+            f"{artifact.name} is an adopted file: build onnx:FILE --reference {arguments.source} proves it"
+        )
     loaded = _loaded(arguments, outputs=artifact.spec.outputs)
     if is_dynamic(artifact.spec.architecture):
         loaded = widened(loaded)
@@ -162,10 +206,9 @@ def _stages(arguments: argparse.Namespace) -> None:
 
 def _loaded(arguments: argparse.Namespace, *, outputs: Iterable[pb.Output] = ()) -> Loaded:
     """The source of the arguments; where they choose no outputs, with these, untrained ones too."""
-    from vitral_export.loaded import Options
     from vitral_export.sources import load
 
-    options = Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
+    options = _options(arguments)
     if outputs and not options.outputs:
         untrained = tuple(item.name for item in outputs if not item.trained)
         names = tuple(item.name for item in outputs)
@@ -194,12 +237,20 @@ def _convert(arguments: argparse.Namespace) -> None:
         print(f"{arguments.to}/{file}")
 
 
+def _options(arguments: argparse.Namespace) -> Options:
+    from vitral_export.loaded import Options
+
+    return Options(**{field.name: getattr(arguments, field.name) for field in fields(Options)})
+
+
 COMMANDS: Mapping[str, Callable[[argparse.Namespace], None]] = MappingProxyType(
     {
         "build": _build,
         "compare": _compare,
         "convert": _convert,
         "inspect": _inspect,
+        "keygen": _keygen,
+        "sign": _sign,
         "sources": _sources,
         "stages": _stages,
         "verify": _verify,

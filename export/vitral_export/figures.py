@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from vitral import spec as specs
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.device import CUDA
-from vitral_engine.measure import ILL_CONDITIONED, MAX_ABS_FLOOR, REL_L2_FLOOR
+from vitral_engine.measure import ILL_CONDITIONED, MAX_ABS_FLOOR, REL_L2_FLOOR, UNPROVEN_GRANT
 from vitral_export import histogram
 from vitral_export.cases import PHOTOGRAPHS
 from vitral_export.contract import RAW
@@ -22,13 +22,15 @@ from vitral_export.precision.kinds import CEILING, FLOAT32, OWN, RESERVATIONS, R
 __all__ = ["FILE", "not_checked", "structure", "text"]
 
 
-def text(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
-    """The text of verification.json."""
-    own = OWN[spec.precision]
+def text(spec: pb.ModelSpec, runs: Sequence[Run], weights: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The text of verification.json; `weights` where structure was compared by them alone."""
+    unproven = specs.is_unproven(spec)
+    own = "what the settings at adoption differ by" if unproven else f"{OWN[spec.precision]}'s own"
+    grant = UNPROVEN_GRANT if unproven else 1
     data = {
         "rules": {
-            "relative_l2": f"at most 3 x {own}'s own + {REL_L2_FLOOR}{_ceiling(spec)}",
-            "max_abs": f"at most 3 x {own}'s own + {MAX_ABS_FLOOR} x rms of the output",
+            "relative_l2": f"at most 3 x {own} + {grant * REL_L2_FLOOR}{_ceiling(spec)}",
+            "max_abs": f"at most 3 x {own} + {grant * MAX_ABS_FLOOR} x rms of the output",
             "tolerance_of_the_count_per_million": f"{TOLERANCE} x rms of the output",
             "ill_conditioned": f"torch float32's own relative L2 over {ILL_CONDITIONED}",
         },
@@ -37,6 +39,7 @@ def text(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
             "kinds": sorted({run.kind for run in runs}),
         },
         "structure": structure(spec),
+        **({"weights": {key: list(names) for key, names in weights.items()}} if weights else {}),
         "not_checked": not_checked(spec),
         "worst": [_worst(group) for group in _groups(runs)],
         "histograms": _histograms(runs),
@@ -51,6 +54,10 @@ def _ceiling(spec: pb.ModelSpec) -> str:
 
 def structure(spec: pb.ModelSpec) -> list[str]:
     """What the structural net compared, in plain sentences: it has passed, or there would be no artifact."""
+    if specs.is_unproven(spec):
+        return ["Nothing: there was no reference to compare with."]
+    if spec.proof.note:
+        return [f"{spec.proof.note[:1].upper()}{spec.proof.note[1:]}."]
     said = []
     if is_dynamic(spec.architecture):
         at = ", ".join(map(sized, sizes(spec.architecture).compared))
@@ -77,6 +84,10 @@ def structure(spec: pb.ModelSpec) -> list[str]:
 def not_checked(spec: pb.ModelSpec) -> list[str]:
     """What the proof says nothing about, in plain sentences."""
     said = []
+    if specs.is_unproven(spec):
+        said.append("That the model computes what its authors meant: there was nothing to hold it against.")
+    elif spec.proof.note:
+        said.append("Steps, wiring and constants of the graph, except by numbers: another exporter wrote it.")
     if CUDA not in spec.proof.providers:
         said.append(
             "The CUDA provider: it was not there. The engine replays the goldens on it before it serves."

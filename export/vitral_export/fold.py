@@ -221,6 +221,17 @@ def fold(
         program = onnx_operations.read(model, folder, size=size)
     except ValueError as error:
         raise ProofError(f"structure: the exported graph cannot be compared: {error}") from error
+    return fold_into(model, program, input_name, preprocessing)
+
+
+def fold_into(
+    model: onnx.ModelProto, program: Program, input_name: str, preprocessing: pb.Preprocessing
+) -> onnx.ModelProto:
+    """The same, of a graph whose steps up to the projection, at least, are these.
+
+    Raises:
+        UnsupportedError: what first computes with the input is nothing this can fold into.
+    """
     folding = plan(program)
     folded = onnx.ModelProto()
     folded.CopyFrom(model)

@@ -134,7 +134,7 @@ def check_files(checkpoint: Checkpoint, *, unread: Callable[[str], bool]) -> Non
     explicit = config.get("transformers_weights")
     if explicit is not None and explicit not in (_WEIGHTS, _INDEX):
         raise UnsupportedError(f"{name} has its weights in {explicit!r}, {_WEIGHTS} is expected")
-    for file in _weight_files(checkpoint):
+    for file in weight_files(checkpoint):
         with told(f"{name}: {file.name}"), safe_open(file, framework="numpy") as opened:
             kinds = {key: opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118
         for key, kind in kinds.items():
@@ -142,7 +142,12 @@ def check_files(checkpoint: Checkpoint, *, unread: Callable[[str], bool]) -> Non
                 raise InvalidArgumentError(f"{name}: {key} is {kind}, one of {', '.join(_EXACT)} is expected")
 
 
-def _weight_files(checkpoint: Checkpoint) -> list[Path]:
+def weight_files(checkpoint: Checkpoint) -> list[Path]:
+    """The safetensors files of a checkpoint.
+
+    Raises:
+        InvalidArgumentError: there are none, or the index leads elsewhere.
+    """
     name, folder = checkpoint.name, checkpoint.folder
     if (folder / _WEIGHTS).is_file():
         return [folder / _WEIGHTS]

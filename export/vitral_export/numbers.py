@@ -54,6 +54,7 @@ class Run:
         torch: the same distance of torch float32, which sets the budget.
         over: elements over `TOLERANCE`, per million.
         histogram: elements by absolute error in rms of the output, in the bins of `vitral_export.histogram`.
+        against: what the errors are off, for messages.
     """
 
     graph: str
@@ -66,11 +67,15 @@ class Run:
     over: float
     histogram: histogram.Counts
     budget: Budget
+    against: str = "float64"
 
     @property
     def problem(self) -> str:
         """What is wrong, in a sentence; empty when nothing is."""
-        for found, what in ((self.errors, "off float64"), (self.alone, "off the same rows run alone")):
+        for found, what in (
+            (self.errors, f"off {self.against}"),
+            (self.alone, "off the same rows run alone"),
+        ):
             if not self.budget.holds(found):
                 return (
                     f"{self.graph}: {self.output} of {self.kind} on {self.setting} is {what} by relative L2 "
@@ -164,6 +169,7 @@ def _session_runs(
                     over=_over(gap, truth),
                     histogram=histogram.count(gap, found.rms),
                     budget=reference.budget(name, kind),
+                    against=reference.against,
                 )
                 if same:
                     known[name, kind] = mine, run

@@ -33,6 +33,7 @@ def load(kind: Kind, options: Options) -> Loaded:
     note = fill(module, options)
     name = Path(options.weights).name
     source = source_of(kind.name, name, weights=pb.WEIGHTS_ORIGIN_CHECKPOINT, note=note)
+    source.weights_sha256 = checkpoint.sha256([Path(options.weights)])
     return kind.describe(module, source)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from types import MappingProxyType
 
 import torch
@@ -12,7 +13,7 @@ from torch.nn.parameter import is_lazy
 
 from vitral.errors import InvalidArgumentError
 from vitral.v1 import model_pb2 as pb
-from vitral_export import flax_checkpoint, hub, pretrained
+from vitral_export import checkpoint, flax_checkpoint, hub, onnx_file, pretrained
 from vitral_export.families import embedding, google, hugging_face, own, position, preset, table, timm_vit
 from vitral_export.loaded import Kind, Loaded, Options, chosen, source_of
 
@@ -39,6 +40,7 @@ OPEN_SOURCES: Mapping[str, str] = MappingProxyType(
         flax_checkpoint.PREFIX + "...": google.SUMMARY,
         timm_vit.PREFIX + "...": timm_vit.SUMMARY,
         own.PREFIX + "...": own.SUMMARY,
+        onnx_file.PREFIX + "...": onnx_file.SUMMARY,
     }
 )
 """The others: how their names begin, and what they are."""
@@ -73,6 +75,8 @@ def _loaded(name: str, options: Options) -> Loaded:
     if name.startswith(own.PREFIX):
         options.refuse(name, ["revision"])
         return _own(own.make(name), name, options)
+    if name.startswith(onnx_file.PREFIX):
+        raise InvalidArgumentError(f"{name} is a graph, not a module: `build` adopts it")
     if name in SOURCES:
         return _built(SOURCES[name], options)
     known = ", ".join((*SOURCES, *OPEN_SOURCES))
@@ -147,6 +151,8 @@ def _own(module: nn.Module, name: str, options: Options) -> Loaded:
         note = pretrained.fill(module, options)
     check_weights(module)
     source = source_of("python", name.removeprefix(own.PREFIX), weights=pb.WEIGHTS_ORIGIN_GIVEN, note=note)
+    if options.weights is not None:
+        source.weights_sha256 = checkpoint.sha256([Path(options.weights)])
     return own.describe(module, source, options)
 
 

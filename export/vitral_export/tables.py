@@ -47,9 +47,12 @@ def show_spec(
     for item in spec.proof.figures:
         numbers = (item.rel_l2, item.rel_l2_budget, item.max_abs, item.max_abs_budget, item.torch_rel_l2)
         gap = cosine_gaps.get((item.graph, item.output, item.provider))
-        said = [f"{number:.2e}" for number in numbers] + ([] if gap is None else [f"{gap:.1e}"])
-        proof.add_row(item.graph, item.output, *said)
+        told = [f"{number:.2e}" for number in numbers]
+        told[-1:] = [""] if specs.is_unproven(spec) else told[-1:]
+        proof.add_row(item.graph, item.output, *told, *([] if gap is None else [f"{gap:.1e}"]))
     out.print(proof)
+    if spec.proof.note:
+        out.print(f"{'UNPROVEN' if specs.is_unproven(spec) else 'Proof'}: {spec.proof.note}")
     if spec.proof.ill_conditioned:
         out.print(f"Ill-conditioned in float32: torch itself is off by {spec.proof.torch_rel_l2:.2e}")
 
@@ -136,6 +139,7 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
     return [
         ("weights", note.upper() if specs.is_random(spec) else note),
         ("source", f"{spec.source.kind}, {spec.source.reference}"),
+        *([("weights sha256", spec.source.weights_sha256)] if spec.source.weights_sha256 else []),
         ("image", f"{dynamic.described(spec)}, {item.in_channels} channels"),
         ("patch", f"{item.patch_size.height} x {item.patch_size.width}"),
         ("grid", f"{item.grid.height} x {item.grid.width}"),
@@ -158,6 +162,7 @@ def _facts(spec: pb.ModelSpec) -> list[tuple[str, str]]:
 
 def _status(spec: pb.ModelSpec) -> str:
     status = pb.ProofStatus.Name(spec.proof.status).removeprefix("PROOF_STATUS_").lower()
+    status = status.upper() if specs.is_unproven(spec) else status
     return f"{status} on {', '.join(spec.proof.providers)}; batch {_listed(spec.proof.batch_sizes)}"
 
 

@@ -61,6 +61,7 @@ class Reference:
         ceiling: relative L2 error over which nothing is allowed, whatever torch's own is.
         elsewhere: the same as `torch` by execution provider, where torch runs on its device too.
         others: the same at other image sizes, for a graph of dynamic height and width.
+        against: what the truth is, for messages.
     """
 
     cases: Cases
@@ -69,6 +70,7 @@ class Reference:
     ceiling: float = math.inf
     elsewhere: Mapping[str, Found] = field(default_factory=dict)
     others: Mapping[tuple[int, int], Reference] = field(default_factory=dict)
+    against: str = "float64"
 
     def budget(self, output: str, kind: str) -> Budget:
         """What is allowed for this output on rows of this kind."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import vitral_engine
@@ -38,11 +38,13 @@ class Verification:
         proof: what the manifest says of it; the golden photograph is added by the artifact.
         goldens: rows that travel.
         runs: every run of the numeric net.
+        weights: where structure was compared by weights alone: parameters by how they were found.
     """
 
     proof: pb.Proof
     goldens: Goldens
     runs: tuple[Run, ...]
+    weights: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
 
 def prove(folder: Path, spec: pb.ModelSpec, wrapped: Inference) -> Verification:
@@ -52,7 +54,15 @@ def prove(folder: Path, spec: pb.ModelSpec, wrapped: Inference) -> Verification:
         ProofError: naming the net and the figure, at the first net that fails.
     """
     structure.demand(structure.check(folder, spec, wrapped))
-    references = references_of(spec, wrapped)
+    return hold(folder, spec, references_of(spec, wrapped))
+
+
+def hold(folder: Path, spec: pb.ModelSpec, references: Mapping[str, Reference]) -> Verification:
+    """Holds the graphs in `folder` against truth and budgets, by file.
+
+    Raises:
+        ProofError: a figure is over its budget.
+    """
     placements = available()
     runs: list[Run] = []
     for graph in spec.graphs:

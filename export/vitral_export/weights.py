@@ -40,7 +40,7 @@ def digest(values: Array) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(values).data).digest()
 
 
-def write(folder: Path, models: Sequence[onnx.ModelProto], *, scratch: Path) -> None:
+def write(folder: Path, models: Sequence[onnx.ModelProto], *, scratch: Path | None) -> None:
     """Writes weights.bin and points the models' initialisers at it.
 
     Tensors of equal bytes are stored once, whatever their names. Scalars and int64 tensors stay in the
@@ -49,7 +49,7 @@ def write(folder: Path, models: Sequence[onnx.ModelProto], *, scratch: Path) -> 
     Args:
         folder: the version folder.
         models: graphs whose weights are inside or in files of `scratch`.
-        scratch: another folder.
+        scratch: another folder; None where all weights are inside.
     """
     places: dict[tuple[int, bytes], int] = {}
     with (folder / WEIGHTS).open("wb") as file:

@@ -45,6 +45,7 @@ class Embedding:
             pixels than the preprocessing contract.
         selections: what was asked of each output; one that is missing is the whole tensor.
         scales: of int8 outputs: float32, one for each row.
+        unproven: whether the model was never proven against a reference; the spec's `proof.note` says why.
     """
 
     outputs: Mapping[str, Array]
@@ -55,6 +56,7 @@ class Embedding:
     decode: str = EXACT
     selections: Mapping[str, Selection] = field(default_factory=dict)
     scales: Mapping[str, Array] = field(default_factory=dict)
+    unproven: bool = False
 
     def __repr__(self) -> str:
         """Model, version and the shape of every output."""

@@ -123,6 +123,18 @@ def is_random(spec: pb.ModelSpec) -> bool:
     return spec.source.weights == pb.WEIGHTS_ORIGIN_RANDOM
 
 
+def is_unproven(spec: pb.ModelSpec) -> bool:
+    """Whether the model was never proven against a reference; `proof.note` says why."""
+    return spec.proof.status != pb.PROOF_STATUS_PROVEN
+
+
+def unproven(spec: pb.ModelSpec) -> str:
+    """The sentence that says so of a model that is, and why."""
+    return (
+        f"model {spec.name} is unproven: {spec.proof.note or 'its manifest does not say that it is proven'}"
+    )
+
+
 def float_graph(spec: pb.ModelSpec) -> pb.Graph:
     """The whole graph that takes `prepared` rows: float32, nothing folded."""
     for graph in spec.graphs:

@@ -10,6 +10,7 @@ from pathlib import Path
 from vitral import spec as specs
 from vitral.errors import ArtifactError, ModelNotFoundError
 from vitral.v1.model_pb2 import ModelSpec
+from vitral_engine.signature import Trust
 
 _VERSION = re.compile(r"[1-9][0-9]*")
 
@@ -57,12 +58,16 @@ def versions(model_folder: Path) -> list[int]:
     return sorted(int(name) for name in names if _VERSION.fullmatch(name))
 
 
-def open_artifact(path: Path | str) -> Artifact:
+def open_artifact(path: Path | str, *, trust: Trust | None = None) -> Artifact:
     """The artifact at `REPO/NAME/VERSION`, or the newest version of `REPO/NAME`.
+
+    Args:
+        path: folder of the model or of one version.
+        trust: the keys of which one has to have signed the manifest; None: none has to.
 
     Raises:
         ModelNotFoundError: there is no such folder, or it holds no version.
-        ArtifactError: the manifest or a hash does not hold.
+        ArtifactError: the manifest, its signature or a hash does not hold.
     """
     folder = Path(path).resolve()
     if not folder.is_dir():
@@ -76,7 +81,10 @@ def open_artifact(path: Path | str) -> Artifact:
     if not manifest.exists():
         raise ArtifactError(f"{path} has no {specs.MANIFEST}")
     where = f"{folder.parent.name}/{folder.name}/{specs.MANIFEST}"
-    spec = specs.from_json(_read(manifest, where), where=where)
+    data = _read(manifest, where)
+    if trust is not None:  # first: of a stranger's manifest nothing is read
+        trust.demand(folder, data, where=where)
+    spec = specs.from_json(data, where=where)
     artifact = Artifact(folder, folder.name, spec)
     _check(artifact, where=where)
     return artifact

@@ -29,6 +29,7 @@ from vitral_engine.preprocess import Preprocessor
 from vitral_engine.replay import ReplayRow, demand, replay_session
 from vitral_engine.rows import Image
 from vitral_engine.session import GraphSession, SessionOptions
+from vitral_engine.signature import trusted
 from vitral_engine.sized import Sized, Sizes
 from vitral_engine.staging import DEFAULT, Staging
 
@@ -168,7 +169,14 @@ class Model:
 
     def _embedding(self, arrays: dict[str, Array], sized: Sized) -> Embedding:
         grid = sized.spec.architecture.grid
-        return Embedding(arrays, (grid.height, grid.width), self.spec, self.version, decode=self.decode)
+        return Embedding(
+            arrays,
+            (grid.height, grid.width),
+            self.spec,
+            self.version,
+            decode=self.decode,
+            unproven=specs.is_unproven(self.spec),
+        )
 
 
 def open(
@@ -179,6 +187,7 @@ def open(
     max_pixels: int = image.MAX_PIXELS,
     staging: Staging = DEFAULT,
     decode: str = decodes.EXACT,
+    trust: Sequence[str | os.PathLike[str]] = (),
 ) -> Model:
     """Opens `REPO/NAME` (newest version) or `REPO/NAME/VERSION`, checks hashes and replays its proof.
 
@@ -190,16 +199,17 @@ def open(
         staging: how batches get to a device.
         decode: "exact", or "fast": JPEGs whose sides are at least three times those of the resized picture
             are decoded at a half, a quarter or an eighth of them, which gives slightly other pixels.
+        trust: public keys (PEM files, Ed25519) of which one has to have signed the model; none: any model.
 
     Raises:
-        InvalidArgumentError: there is no such decode.
+        InvalidArgumentError: there is no such decode, or a key cannot be read.
         ModelNotFoundError: there is no such folder.
-        ArtifactError: the artifact is damaged or contradicts itself.
+        ArtifactError: the artifact is damaged, contradicts itself, or is not signed by one of the keys.
         ProofError: the model does not agree with its proof on this device.
         DeviceError: the device does not work here.
     """
     placement = place(device)
-    found = open_artifact(Path(path))
+    found = open_artifact(Path(path), trust=trusted(trust))
     cores = arrange(placement, threads=threads)
     return Model(found, placement, cores=cores, max_pixels=max_pixels, staging=staging, decode=decode)
 

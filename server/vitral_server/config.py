@@ -65,6 +65,8 @@ class ServerConfig:
     workers: int = 1
     device: str = "auto"
     models: tuple[str, ...] = ()
+    require_proven: bool = False
+    trust: tuple[str, ...] = ()
     threads: int = 0
     decode: str = EXACT
     decode_threads: int = 0
@@ -116,6 +118,8 @@ _HELP = {
     "workers": "server processes behind the port; each answers whole connections (above 1: Linux only)",
     "device": "auto, cpu, cuda[:N] or tensorrt[:N]",
     "models": "serve this model, and fail to start without it; may be repeated (default: all there are)",
+    "require_proven": "refuse models that were never proven against a reference",
+    "trust": "public key (PEM, Ed25519) that has to have signed a model; may be repeated (default: none has)",
     "threads": "intra-op threads of a run; 0: all cores for a lone run, fewer for each of several",
     "decode": "exact, or fast: large JPEGs at a fraction of their sides, with slightly other pixels",
     "decode_threads": "threads that decode and resize; 0 for one a core",
@@ -139,6 +143,8 @@ _HELP = {
     "log_level": "debug, info, warning or error",
 }
 _FLAGS = {"models": "--model"}
+_LISTS = {"models": "NAME", "trust": "PUBLIC.pem"}
+_TRUE, _FALSE = ("1", "true", "yes", "on"), ("", "0", "false", "no", "off")
 
 
 def parse(argv: Sequence[str] | None, environ: Mapping[str, str] | None = None) -> ServerConfig:
@@ -155,18 +161,36 @@ def parse(argv: Sequence[str] | None, environ: Mapping[str, str] | None = None) 
     for item in fields(ServerConfig):
         _add(parser, item.name, item.default, values)
     given = vars(parser.parse_args(argv))
-    named = given["models"] or values.get("VITRAL_MODEL", "").split(",")
-    names = dict.fromkeys(name.strip() for name in named if name.strip())
-    return ServerConfig(**{**given, "models": tuple(names)})
+    lists = {name: _listed(given[name], values.get(_variable(_flag(name)), "")) for name in _LISTS}
+    return ServerConfig(**{**given, **lists})
+
+
+def _listed(given: Sequence[str] | None, text: str) -> tuple[str, ...]:
+    """What was given by flags, or else joined by commas; each once."""
+    return tuple(dict.fromkeys(name.strip() for name in given or text.split(",") if name.strip()))
+
+
+def _flag(name: str) -> str:
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
+
+
+def _variable(flag: str) -> str:
+    return f"VITRAL_{flag.removeprefix('--').replace('-', '_').upper()}"
 
 
 def _add(parser: argparse.ArgumentParser, name: str, default: Any, environ: Mapping[str, str]) -> None:
-    flag = _FLAGS.get(name, f"--{name.replace('_', '-')}")
-    variable = f"VITRAL_{flag.removeprefix('--').replace('-', '_').upper()}"
+    flag = _flag(name)
+    variable = _variable(flag)
     text = environ.get(variable)
     told = f"{_HELP[name]} (env {variable})"
-    if name == "models":
-        parser.add_argument(flag, dest=name, action="append", metavar="NAME", help=told)
+    if name in _LISTS:
+        parser.add_argument(flag, dest=name, action="append", metavar=_LISTS[name], help=told)
+        return
+    if isinstance(default, bool):
+        said = (text or "").strip().lower()
+        if said not in _TRUE + _FALSE:
+            raise InvalidArgumentError(f"{variable}={text!r} is not one of {', '.join(_TRUE + _FALSE[1:])}")
+        parser.add_argument(flag, dest=name, action="store_true", default=said in _TRUE, help=told)
         return
     kind: Callable[[str], Any] = Path if name == "repo" else type(default)
     if name == "repo":

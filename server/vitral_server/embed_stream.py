@@ -12,6 +12,7 @@ from vitral import output_request
 from vitral.dynamic import Size
 from vitral.errors import ImageError, QueueFullError, UnavailableError, VitralError
 from vitral.results import Timings
+from vitral.spec import is_unproven
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral_server.admission import Permit
 from vitral_server.call import Door, EmbedCall
@@ -59,6 +60,7 @@ class _ItemAssembly(Assembly):
                 version=self._version,
                 fingerprint=self._spec.fingerprint,
                 decode=self._decode,
+                unproven=is_unproven(self._spec),
             )
             alike.outputs.extend(output_request.write(part.name, part.selection) for part in self._wanted)
             said.head = alike.SerializeToString()
@@ -95,6 +97,11 @@ class Items:
     failed: int = 0
     _plans: dict[Door, Plan] = field(default_factory=dict)
     _said: _Said = field(default_factory=_Said)
+
+    @property
+    def unproven(self) -> bool:
+        """Whether the model, as it is served now, was never proven."""
+        return self.registry.find(self.template.model, self.template.version).unproven
 
     def __post_init__(self) -> None:
         """Refuses what no item could cure.

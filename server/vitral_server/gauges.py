@@ -53,6 +53,11 @@ class Gauges(Collector):
             [(_of(one), one.engine.replayed.pixels_equal) for one in loaded if one.engine],
         )
         yield _gauge(
+            "vitral_model_proven",
+            "1 where it was proven against a reference.",
+            [(_of(one), not one.unproven) for one in loaded],
+        )
+        yield _gauge(
             "vitral_model_load_seconds",
             "From opening its folder to ready.",
             [(_of(one), one.load_ms / 1e3) for one in loaded],

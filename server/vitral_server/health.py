@@ -14,6 +14,9 @@ from vitral_server.registry import Registry
 
 log = logging.getLogger(__name__)
 
+UNPROVEN = (("vitral-proof", "unproven"),)
+"""Trailing metadata of what unproven models say of themselves, and of their answers."""
+
 _PERIOD = 0.2
 """Seconds between two looks at the engines."""
 
@@ -29,11 +32,13 @@ class Servicer(health_pb2_grpc.HealthServicer):
 
     def __init__(self) -> None:
         self._states: dict[str, Any] = {}  # service to ServingStatus
+        self._unproven: set[str] = set()
         self._changed = asyncio.Event()
         self._ended = False
 
-    def set(self, service: str, *, serving: bool) -> None:
+    def set(self, service: str, *, serving: bool, unproven: bool = False) -> None:
         """Notes a state; watchers are told as soon as they read."""
+        (self._unproven.add if unproven else self._unproven.discard)(service)
         self._states[service] = _Reply.SERVING if serving else _Reply.NOT_SERVING
         self._wake()
 
@@ -53,6 +58,8 @@ class Servicer(health_pb2_grpc.HealthServicer):
             context.set_code(grpc.StatusCode.NOT_FOUND)
             context.set_details(f"no service {request.service[:100]!r}")
             return _Reply()
+        if request.service in self._unproven:
+            context.set_trailing_metadata(UNPROVEN)
         return _Reply(status=self._states[request.service])
 
     async def Watch(self, request: Any, context: Any) -> None:  # noqa: N802
@@ -111,5 +118,6 @@ class Health:
             if self._told.get(name) == ready:
                 continue
             self._told[name] = ready
-            self.servicer.set(name, serving=ready)
+            model = "" if name in self._services else name
+            self.servicer.set(name, serving=ready, unproven=self._registry.is_unproven(model))
             log.info("health", extra={"service": name, "serving": ready})

@@ -15,14 +15,17 @@ from vitral.errors import (
     UnavailableError,
     VitralError,
 )
+from vitral.spec import is_unproven
 from vitral_engine import artifact, triton
 from vitral_engine.arrangement import arrange
 from vitral_engine.engine import Model
 from vitral_engine.placement import CPU, Placement
 from vitral_engine.session import GraphSession
+from vitral_engine.signature import trusted
 from vitral_engine.staging import Staging
 from vitral_server.batcher import Batcher, BatchOptions
 from vitral_server.config import ServerConfig
+from vitral_server.demands import Demands
 from vitral_server.telemetry import OFF, Telemetry
 
 log = logging.getLogger(__name__)
@@ -51,6 +54,11 @@ class Served:
     reason: str = ""
     max_batch: int = 0
     load_ms: float = 0.0
+
+    @property
+    def unproven(self) -> bool:
+        """Whether it is open, and was never proven against a reference."""
+        return self.engine is not None and is_unproven(self.engine.spec)
 
     @property
     def fault(self) -> str:
@@ -84,6 +92,10 @@ class Registry:
         """Whether every named model serves; without names, whether at least one does."""
         states = [self.is_ready(name) for name in self._named or self.names]
         return all(states) and bool(states) if self._named else any(states)
+
+    def is_unproven(self, name: str) -> bool:
+        """Whether some version of this model serves unproven; without a name, whether any model does."""
+        return any(model.unproven and not model.fault and name in ("", model.name) for model in self.models)
 
     def find(self, name: str, version: str) -> Served:
         """The model of this name and version, ready or not; defaults as the contract says.
@@ -144,12 +156,15 @@ def load(config: ServerConfig, placement: Placement, telemetry: Telemetry = OFF)
     if not folders:
         raise ModelNotFoundError(f"{config.repo} holds no model: run vitral-export build first")
     models: list[Served] = []
+    demands = Demands(trusted(config.trust), proven=config.require_proven)
     for name in config.models or tuple(folders):
-        models += _versions(folders[name], config, placement, telemetry)
+        models += _versions(folders[name], config, placement, telemetry, demands)
     return Registry(models, named=config.models)
 
 
-def _versions(folder: Path, config: ServerConfig, placement: Placement, telemetry: Telemetry) -> list[Served]:
+def _versions(
+    folder: Path, config: ServerConfig, placement: Placement, telemetry: Telemetry, demands: Demands
+) -> list[Served]:
     """Those that config.pbtxt asks for; one that cannot be opened is listed, and the next older one tried."""
     there = artifact.versions(folder)
     try:
@@ -161,7 +176,7 @@ def _versions(folder: Path, config: ServerConfig, placement: Placement, telemetr
         if sum(not model.reason for model in tried) == count:
             break
         try:
-            tried.append(_open(folder, version, config, placement, telemetry))
+            tried.append(_open(folder, version, config, placement, telemetry, demands))
         except Exception as error:  # one model, however damaged, must not take the others with it
             tried.append(_failed(folder, version, error, config))
     return tried
@@ -177,10 +192,15 @@ def _failed(folder: Path, version: str, error: Exception, config: ServerConfig) 
 
 
 def _open(
-    folder: Path, version: str, config: ServerConfig, placement: Placement, telemetry: Telemetry
+    folder: Path,
+    version: str,
+    config: ServerConfig,
+    placement: Placement,
+    telemetry: Telemetry,
+    demands: Demands,
 ) -> Served:
     start = perf_counter()
-    found = artifact.open_artifact(folder / version)
+    found = demands.open(folder / version)
     taken = triton.limits(folder, found.spec)
     if taken.ignored:
         log.info("config.pbtxt: fields ignored", extra={"model": folder.name, "fields": list(taken.ignored)})

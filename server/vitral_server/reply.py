@@ -23,6 +23,7 @@ from vitral.errors import ImageError, VitralError
 from vitral.limits import MAX_ERROR_BYTES
 from vitral.results import Timings
 from vitral.selection import Part, Selection
+from vitral.spec import is_unproven
 from vitral.tensors import Array
 from vitral.v1 import embedding_service_pb2 as pb
 from vitral.v1 import model_pb2, tensor_pb2
@@ -194,6 +195,7 @@ class Assembly:
             version=self._version,
             fingerprint=self._spec.fingerprint,
             decode=self._decode,
+            unproven=is_unproven(self._spec),
         )
         reply.outputs.extend(output_request.write(part.name, part.selection) for part in self._wanted)
         payload = 0

@@ -20,6 +20,7 @@ from vitral_server.admission import Admission, Permit
 from vitral_server.config import ServerConfig
 from vitral_server.embed import Embedder
 from vitral_server.embed_stream import Items
+from vitral_server.health import UNPROVEN
 from vitral_server.log import RequestLine, explained, request_line
 from vitral_server.regions import Regions
 from vitral_server.registry import Registry
@@ -104,6 +105,8 @@ class EmbeddingService:
         seconds = self._seconds(context)
         served, frame = await self._embedder.embed(call, permit=permit, seconds=seconds, line=line)
         line.answered(served, call, frame)
+        if served.unproven:
+            context.set_trailing_metadata(UNPROVEN)
         return frame.message
 
     @answers_stream
@@ -122,6 +125,8 @@ class EmbeddingService:
             seconds=partial(self._seconds, context),
             noting=partial(request_line, "embed_item", self.telemetry, context),
         )
+        if items.unproven:
+            context.set_trailing_metadata(UNPROVEN)
         await context.send_initial_metadata(())  # says that the configuration is taken
         try:
             await Stream(self._admission, context, ordered=ordered).serve(source, items.accept)

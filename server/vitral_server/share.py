@@ -43,4 +43,6 @@ def packed(config: ServerConfig) -> bytes:
 def unpacked(line: bytes) -> ServerConfig:
     """What `packed` gave."""
     data = json.loads(line)
-    return ServerConfig(**{**data, "repo": Path(data["repo"]), "models": tuple(data["models"])})
+    return ServerConfig(
+        **{**data, "repo": Path(data["repo"]), "models": tuple(data["models"]), "trust": tuple(data["trust"])}
+    )

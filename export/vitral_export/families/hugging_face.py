@@ -13,7 +13,7 @@ from vitral import spec as specs
 from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.tensors import Array
 from vitral.v1 import model_pb2 as pb
-from vitral_export import hub
+from vitral_export import checkpoint, hub
 from vitral_export.families import generic, hidden, loading, preprocessed, table
 from vitral_export.families.family import Family, Positions
 from vitral_export.families.forward import Forward
@@ -61,6 +61,7 @@ def source(found: Checkpoint, kind: str) -> pb.Source:
         libraries=["transformers"],
     )
     told.revision = found.revision
+    told.weights_sha256 = checkpoint.sha256(hub.weight_files(found))
     return told
 
 

@@ -34,16 +34,21 @@ class Place:
     column: int
 
 
-def bar(part: float, torch: float, label: str) -> str:
+def bar(part: float, torch: float | None, label: str) -> str:
     """What part of a budget is used; the whole width is the budget, the tick torch float32's own error."""
-    long, tick = 160 * min(1.0, part), 160 * min(1.0, torch)
+    long = 160 * min(1.0, part)
+    tick = (
+        ""
+        if torch is None
+        else f'<path class="torch" stroke-width="3" d="M{160 * min(1.0, torch):.1f} 0V18"/>'
+    )
     full = " full" if part > 1 else ""
     return (
         '<svg class="bar" viewBox="0 0 160 18" preserveAspectRatio="none" role="img" '
         f'aria-label="{escape(label)}">'
         f'<rect class="track" y="3" width="160" height="12"/>'
         f'<rect class="fill{full}" y="3" width="{long:.1f}" height="12"/>'
-        f'<path class="torch" stroke-width="3" d="M{tick:.1f} 0V18"/></svg>'
+        f"{tick}</svg>"
     )
 
 

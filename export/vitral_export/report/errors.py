@@ -19,13 +19,19 @@ from vitral_export.report.html import Column, Row, cell, code, count, number, pe
 
 def budgets(spec: pb.ModelSpec) -> str:
     """Both figures of every output of every graph."""
+    unproven = specs.is_unproven(spec)
     own = OWN[spec.precision]
-    columns = [Column(name) for name in ("budget used", "error", "budget", own)]
+
+    def torch(value: float) -> float | None:
+        return None if unproven else value
+
+    names = ("budget used", "error", "budget") + (() if unproven else (own,))
+    columns = [Column(name) for name in names]
     place = [item.name for item in spec.outputs].index
     groups = {
         f"{code(item.output)} <small>{escape(item.graph)}{_only(item.provider)}</small>": [
-            _row(item, own, "relative L2", item.rel_l2, item.rel_l2_budget, item.torch_rel_l2),
-            _row(item, own, "max abs", item.max_abs, item.max_abs_budget, item.torch_max_abs),
+            _row(item, own, "relative L2", item.rel_l2, item.rel_l2_budget, torch(item.torch_rel_l2)),
+            _row(item, own, "max abs", item.max_abs, item.max_abs_budget, torch(item.torch_max_abs)),
         ]
         for item in sorted(spec.proof.figures, key=lambda item: place(item.output))
     }
@@ -33,12 +39,13 @@ def budgets(spec: pb.ModelSpec) -> str:
     return table(name, "measure", columns, groups, kind="bars")
 
 
-def _row(item: pb.Figure, own: str, measure: str, found: float, allowed: float, torch: float) -> Row:
-    part, its = share(found, allowed), share(torch, allowed)
-    said = f"{item.output}, {item.graph}: {measure} uses {percent(part)} of its budget; "
-    drawn = chart.bar(part, its, f"{said}{own} {percent(its)}")
+def _row(item: pb.Figure, own: str, measure: str, found: float, allowed: float, torch: float | None) -> Row:
+    part, its = share(found, allowed), None if torch is None else share(torch, allowed)
+    said = f"{item.output}, {item.graph}: {measure} uses {percent(part)} of its budget"
+    drawn = chart.bar(part, its, said if its is None else f"{said}; {own} {percent(its)}")
     used = cell(f'<span class="used">{drawn}{percent(part)}</span>', kind="over" if part > 1 else "")
-    return Row(measure, [used, *(cell(number(value)) for value in (found, allowed, torch))])
+    numbers = (found, allowed) if torch is None else (found, allowed, torch)
+    return Row(measure, [used, *(cell(number(value)) for value in numbers)])
 
 
 def _only(name: str) -> str:
@@ -86,7 +93,7 @@ def _marks(runs: Sequence[Run], own: str) -> list[Mark]:
     allowed = min(run.budget.max_abs / run.errors.rms for run in runs)
     return [
         Mark("largest", found, "ink"),
-        Mark(own, torch, "torch", "2 3"),
+        Mark(own if runs[0].against == "float64" else "between settings", torch, "torch", "2 3"),
         Mark("smallest budget", allowed, "limit", "6 3"),
     ]
 

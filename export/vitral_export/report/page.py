@@ -79,6 +79,12 @@ def _budget(spec: pb.ModelSpec) -> str:
         f"{_measure(spec)}, and a little for the last bits. The whole width of a bar is the budget; the tick "
         f"is {OWN[spec.precision]}."
     )
+    if specs.is_unproven(spec):
+        said = (
+            "Nothing is known of the truth. Errors are distances from what the float32 graph gave when the "
+            "file was adopted; a budget is three times what the settings differed by then, and what two "
+            "sound runs in float32 may differ by. The whole width of a bar is the budget."
+        )
     return paragraph(said) + errors.budgets(spec)
 
 

@@ -27,16 +27,22 @@ def _box(spec: pb.ModelSpec, runs: Sequence[Run]) -> str:
         more = f"{len(problems)} of {count(len(runs), 'comparison')} over budget"
         return _verdict("Not proven.", f"{more}. The first: {problems[0]}.", kind=" bad")
     if spec.proof.status != pb.PROOF_STATUS_PROVEN:
-        return _verdict("Unproven.", "There was no reference to prove the model against.", kind=" bad")
+        note = spec.proof.note or "there was no reference to prove the model against"
+        return _verdict("Unproven.", f"{note[:1].upper()}{note[1:]}.", kind=" bad")
     if not runs:
         return _verdict("Proven against PyTorch in float64.", "The single comparisons are not on this page.")
     worst = max(runs, key=used)
     return _verdict(
         "Proven against PyTorch in float64.",
         f"All {count(len(runs), 'comparison')} are within budget. The closest used {percent(used(worst))} of "
-        f"it: {worst.output} of {worst.graph}, {worst.kind}. Structure and weights of every graph are the "
-        "module's own.",
+        f"it: {worst.output} of {worst.graph}, {worst.kind}. {_structure(spec)}",
     )
+
+
+def _structure(spec: pb.ModelSpec) -> str:
+    if spec.proof.note:
+        return f"{spec.proof.note[:1].upper()}{spec.proof.note[1:]}."
+    return "Structure and weights of every graph are the module's own."
 
 
 def _verdict(loud: str, said: str, *, kind: str = "") -> str:
@@ -73,8 +79,10 @@ def _tiles(spec: pb.ModelSpec, runs: Sequence[Run]) -> list[tuple[str, str]]:
     if spec.proof.figures:
         tiles += [
             ("Largest relative L2 error", number(max(item.rel_l2 for item in spec.proof.figures))),
-            (f"{OWN[spec.precision]}'s own", number(max(item.torch_rel_l2 for item in spec.proof.figures))),
         ]
+    if spec.proof.figures and not specs.is_unproven(spec):
+        own = max(item.torch_rel_l2 for item in spec.proof.figures)
+        tiles.append((f"{OWN[spec.precision]}'s own", number(own)))
     if runs and spec.precision != FLOAT32:
         tiles.append(("Worst 1 - cosine", number(max(run.errors.cosine_gap for run in runs))))
     tiles += [

@@ -661,7 +661,9 @@ class Proof(_message.Message):
     golden_file: _builtins.str
     """File of the golden inputs and their float64 outputs."""
     note: _builtins.str
-    """Why the model is unproven; empty where it is proven."""
+    """Why the model is unproven; of a proven one, what of it was compared in
+    another way than that of an export of ours. Empty where nothing is to say.
+    """
     @_builtins.property
     def providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Execution providers the proof holds for."""

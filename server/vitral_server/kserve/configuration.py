@@ -7,6 +7,7 @@ from typing import Any
 
 from tritonclient.grpc import model_config_pb2 as pb
 
+from vitral.spec import is_unproven
 from vitral_engine import triton
 from vitral_engine.engine import Model
 from vitral_engine.placement import CPU
@@ -36,6 +37,8 @@ def of_model(model: Model) -> Any:
     if not config.HasField("version_policy"):
         config.version_policy.latest.num_versions = 1
     _instances(config, model)
+    if is_unproven(spec):
+        config.parameters["vitral_proof"].string_value = "unproven"
     for name in ("input_pinned_memory", "output_pinned_memory"):
         if not config.optimization.HasField(name):
             getattr(config.optimization, name).enable = True

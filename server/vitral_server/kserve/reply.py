@@ -13,6 +13,7 @@ from vitral import framing
 from vitral.errors import ImageError, InvalidArgumentError, VitralError
 from vitral.results import Timings
 from vitral.selection import Part
+from vitral.spec import is_unproven
 from vitral.tensors import Array
 from vitral.v1 import model_pb2
 from vitral_engine import elements
@@ -111,6 +112,8 @@ class InferAssembly(Assembly):
     def _message(self) -> Any:
         form = self._form
         reply = pb.ModelInferResponse(model_name=form.name, model_version=form.version, id=form.request_id)
+        if is_unproven(self._spec):
+            reply.parameters["vitral_unproven"].bool_param = True
         if form.streamed:
             reply.parameters["triton_final_response"].bool_param = True
         for kind in form.outputs:
