@@ -4,7 +4,8 @@
 
 Random weights, with biases and norms that are not zeros and ones, on real photographs: the graph that takes
 uint8 pixels, last hidden state. Loss is the worst photograph's against the module in float64. Each round
-runs all variants in turn, so that whatever else the machine does hits all of them; the median counts.
+runs all variants in turn, so that whatever else the machine does hits all of them; the median counts. CPU
+milliseconds are those of all threads together, which other work on the machine hardly moves.
 """
 
 from __future__ import annotations
@@ -59,6 +60,7 @@ class Variant:
     fused: str
     session: GraphSession
     seconds: dict[int, list[float]]
+    cpu: dict[int, list[float]]
 
 
 def source(folder: Path, layers: int) -> Loaded:
@@ -99,7 +101,7 @@ def variants(loaded: Loaded, folder: Path) -> Iterator[Variant]:
         found = errors(session.run(pixels)[OUTPUT], truth)
         size = sum(path.stat().st_size for path in (file, place_of / "weights.bin")) / 1e6
         fused = sum(graph.fused.values())
-        yield Variant(precision, opset, size, found.rel_l2, found.cosine_gap, str(fused), session, {})
+        yield Variant(precision, opset, size, found.rel_l2, found.cosine_gap, str(fused), session, {}, {})
 
 
 def _truth(wrapped: Inference, spec: pb.ModelSpec, pixels: Array) -> NDArray[np.float64]:
@@ -117,10 +119,11 @@ def run(found: Sequence[Variant], rounds: int) -> None:
         rows = random.integers(0, 256, (batch, 224, 224, 3), np.uint8)
         for number in range(rounds + 1):
             for variant in found:
-                start = time.perf_counter()
+                start, cpu = time.perf_counter(), time.process_time()
                 variant.session.run(rows)
                 if number:  # the first round warms
                     variant.seconds.setdefault(batch, []).append(time.perf_counter() - start)
+                    variant.cpu.setdefault(batch, []).append(time.process_time() - cpu)
 
 
 def main() -> int:
@@ -131,13 +134,20 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=12, help="blocks of the encoder (default: 12)")
     parser.add_argument("--rounds", type=int, default=9, help="timed rounds (default: 9)")
     arguments = parser.parse_args()
-    speeds = [f"batch {batch}, images/s" for batch in BATCHES]
+    speeds = [f"batch {batch}, {unit}" for batch in BATCHES for unit in ("images/s", "CPU ms an image")]
     table = Table("precision", "opset", "MB", "relative L2", "1 - cosine", "fused", *speeds)
     with tempfile.TemporaryDirectory() as scratch:
         found = list(variants(source(Path(scratch) / "checkpoint", arguments.layers), Path(scratch)))
         run(found, arguments.rounds)
         for item in found:
-            rates = (f"{batch / statistics.median(item.seconds[batch]):.1f}" for batch in BATCHES)
+            rates = [
+                rate
+                for batch in BATCHES
+                for rate in (
+                    f"{batch / statistics.median(item.seconds[batch]):.1f}",
+                    f"{statistics.median(item.cpu[batch]) / batch * 1e3:.1f}",
+                )
+            ]
             figures = (f"{item.megabytes:.1f}", f"{item.rel_l2:.1e}", f"{item.cosine_gap:.1e}", item.fused)
             table.add_row(item.precision, str(item.opset), *figures, *rates)
     console = Console(width=120)
