@@ -20,7 +20,6 @@ _SMALL: Mapping[str, Any] = MappingProxyType(
 def vit(folder: Path) -> Path:
     """A ViT of unusual sizes, with a processor."""
     import transformers
-    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
 
     config = transformers.ViTConfig(
         hidden_size=60,
@@ -31,7 +30,21 @@ def vit(folder: Path) -> Path:
         patch_size=14,
     )
     _save(transformers.ViTModel, config, folder, scale=0.15)
-    size = {"height": SIDE, "width": SIDE}
+    return _with_processor(folder, SIDE)
+
+
+def small_vit(folder: Path) -> Path:
+    """The smallest ViT, with a processor."""
+    import transformers
+
+    _save(transformers.ViTModel, transformers.ViTConfig(**_SMALL, intermediate_size=40), folder)
+    return _with_processor(folder, _SMALL["image_size"])
+
+
+def _with_processor(folder: Path, side: int) -> Path:
+    from transformers.models.vit.image_processing_pil_vit import ViTImageProcessorPil
+
+    size = {"height": side, "width": side}
     mean, std = [0.48, 0.45, 0.41], [0.26, 0.25, 0.27]
     ViTImageProcessorPil(size=size, image_mean=mean, image_std=std).save_pretrained(folder)
     return folder

@@ -66,6 +66,6 @@ MODELS: Mapping[str, Callable[[Path], Loaded]] = MappingProxyType(
 """Each by its name, from a folder where it may leave a checkpoint."""
 
 SIZED: Mapping[str, Callable[[Path], Loaded]] = MappingProxyType(
-    {sizes.MODEL: lambda folder: widened(_saved(checkpoints.vit)(folder))}
+    {sizes.MODEL: lambda folder: widened(_saved(checkpoints.small_vit)(folder))}
 )
 """Those of dynamic height and width, likewise."""

@@ -14,7 +14,7 @@ from benchmarks.faults.planting import BOTH, FLOAT, UINT8, Fault, Written
 MODEL = "hf-vit-of-any-size"
 """The model that they are planted into, one of `benchmarks.faults.models.SIZED`."""
 
-TRACED = (70, 182)
+TRACED = (16, 48)
 """Height and width of the example that it is traced with."""
 
 
@@ -51,7 +51,7 @@ def _grid_turned(written: Written) -> None:
 
 def _native_size_baked(written: Written) -> None:
     node = _resize(written)
-    written.set_constant("native_sizes", np.array([1, 60, 8, 8], np.int64))
+    written.set_constant("native_sizes", np.array([1, 32, 4, 4], np.int64))
     node.input[3] = "native_sizes"
 
 
@@ -69,7 +69,7 @@ def _traced_positions_baked(written: Written) -> None:
 
 def _frozen_height(written: Written) -> None:
     dims = written.graph.input[0].type.tensor_type.shape.dim
-    next(dim for dim in dims if dim.dim_param == "height").dim_value = 112
+    next(dim for dim in dims if dim.dim_param == "height").dim_value = 32
 
 
 FAULTS = (
