@@ -16,7 +16,7 @@ def rewrite(folder: Path, spec: pb.ModelSpec, precision: str, to: Path) -> pb.Mo
     models = {graph.file: onnx.load(folder / graph.file) for graph in spec.graphs}
     made = converted(models, precision)
     to.mkdir(parents=True)
-    onnx_graph.save(to, made)
+    onnx_graph.save(to, made, scratch=folder)
     new = pb.ModelSpec()
     new.CopyFrom(spec)
     new.precision = precision

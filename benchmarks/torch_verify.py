@@ -29,6 +29,7 @@ from benchmarks.faults import FAULTS
 from benchmarks.faults.models import Sound, export
 from benchmarks.faults.nets import Nets
 from benchmarks.faults.planting import Fault
+from vitral import spec as specs
 from vitral.v1 import model_pb2 as pb
 from vitral.v1 import tensor_pb2
 from vitral_export.onnx_graph import DEFAULT_OPSET, TRACED_BATCH
@@ -134,7 +135,7 @@ def rows(faults: Sequence[Fault]) -> Iterator[tuple[str, str, str, str, str]]:
                 shutil.copytree(sound.folder, folder)
                 if fault:
                     fault.plant(folder)
-                file = fault.files[0] if fault else sound.spec.graphs[0].file
+                file = fault.files[0] if fault else specs.whole_graph(sound.spec, sound.spec.graphs[0]).file
                 caught = nets.caught(folder)
                 nothing = "not seen" if fault else "nothing"
                 structure, numbers = ("caught" if caught[net] else nothing for net in caught)

@@ -29,7 +29,7 @@ from vitral_engine.artifact import Artifact, open_artifact, sha256_file
 from vitral_engine.measure import REL_L2_FLOOR, errors
 from vitral_engine.placement import CPU, CUDA, TENSORRT
 from vitral_engine.replay import budget_of
-from vitral_export import numbers, onnx_graph
+from vitral_export import numbers, onnx_graph, weights
 from vitral_export.cli import main
 from vitral_export.loaded import Loaded, Options
 from vitral_export.modules import PatchEmbedding
@@ -62,11 +62,13 @@ def repo(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     traced: dict[str, onnx.ModelProto] = {}
     export = onnx_graph.export
 
-    def exported(wrapped: Inference, loaded: Loaded, *, opset: int) -> onnx.ModelProto:
+    def exported(wrapped: Inference, loaded: Loaded, *, opset: int, scratch: Path) -> onnx.ModelProto:
         """Each module once: what is made of it next is another precision of the same."""
         name = loaded.architecture.module
         if name not in traced:
-            traced[name] = export(wrapped, loaded, opset=opset)
+            traced[name] = export(wrapped, loaded, opset=opset, scratch=scratch)
+            for item in traced[name].graph.initializer:
+                weights.bring_in(item, scratch)
         made = onnx.ModelProto()
         made.CopyFrom(traced[name])
         return made

@@ -71,6 +71,7 @@ def _before_the_mlp(written: Written) -> None:
 
 
 _ONE = (FLOAT,)
+_BOTH = (FLOAT, "model_hidden_states.1.onnx")  # a weight of both
 FAULTS = (
     Fault("distillation", _DEIT, "the CLS token for the distillation token", _ONE, _distillation),
     Fault("no_bias", _BEIT, "relative positions left out", _ONE, _no_bias),
@@ -86,7 +87,7 @@ FAULTS = (
     Fault("gates", _DINOV3, "gate and value of one MLP swapped", _ONE, _gates),
     Fault("sine_and_cosine", _DINOV3, "sine and cosine of the queries swapped", _ONE, _sine_and_cosine),
     Fault("rotation", _DINOV3, "queries rotated the other way", _ONE, _rotation),
-    Fault("rotary_columns", _DINOV3, "rotary positions of columns for rows", _ONE, _columns_for_rows),
+    Fault("rotary_columns", _DINOV3, "rotary positions of columns for rows", _BOTH, _columns_for_rows),
     Fault("before_the_mlp", _DINOV3, "a hidden state from before the MLP", _ONE, _before_the_mlp),
 )
 """Those of tokens in front, of positions inside attention, of gates, and of hidden states."""

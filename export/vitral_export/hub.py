@@ -113,16 +113,11 @@ def _snapshot(where: str, revision: str | None) -> Path:
     return Path(snapshot_download(where, revision=revision, allow_patterns=list(_WANTED)))
 
 
-def check_files(checkpoint: Checkpoint, *, unread: Callable[[str], bool]) -> None:
-    """Refuses a checkpoint that would be read from anything but whole safetensors files of float32 or halves.
-
-    Args:
-        checkpoint: to be read.
-        unread: the tensors that are not, whose type does not matter.
+def check_form(checkpoint: Checkpoint) -> None:
+    """Refuses a checkpoint whose weights are not whole and its own.
 
     Raises:
-        InvalidArgumentError: with the file or the tensor.
-        UnsupportedError: its weights are quantised, or belong on top of another checkpoint's.
+        UnsupportedError: they are quantised, distributed, elsewhere, or belong on top of others.
     """
     name, folder, config = checkpoint.name, checkpoint.folder, checkpoint.config()
     if config.get("quantization_config") is not None:
@@ -134,6 +129,21 @@ def check_files(checkpoint: Checkpoint, *, unread: Callable[[str], bool]) -> Non
     explicit = config.get("transformers_weights")
     if explicit is not None and explicit not in (_WEIGHTS, _INDEX):
         raise UnsupportedError(f"{name} has its weights in {explicit!r}, {_WEIGHTS} is expected")
+
+
+def check_files(checkpoint: Checkpoint, *, unread: Callable[[str], bool]) -> None:
+    """Refuses a checkpoint that would be read from anything but whole safetensors files of float32 or halves.
+
+    Args:
+        checkpoint: to be read.
+        unread: the tensors that are not, whose type does not matter.
+
+    Raises:
+        InvalidArgumentError: with the file or the tensor.
+        UnsupportedError: see `check_form`.
+    """
+    check_form(checkpoint)
+    name = checkpoint.name
     for file in weight_files(checkpoint):
         with told(f"{name}: {file.name}"), safe_open(file, framework="numpy") as opened:
             kinds = {key: opened.get_slice(key).get_dtype() for key in opened.keys()}  # noqa: SIM118

@@ -43,6 +43,7 @@ def load(name: str, options: Options) -> Loaded:
     """
     options.refuse(name, ["in_channels", "embed_dim", "weights"])
     found = hub.find(name, options.revision)
+    hub.check_form(found)
     told = source(found, "hf")
     if family_of(found) is None:
         return generic.load(found, told, options, processor=preprocessed.processor(found))
