@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -35,31 +36,47 @@ def pytest_configure() -> None:
         slow_paths.PATHS[name]()
 
 
+def _once(factory: pytest.TempPathFactory, name: str, build: Callable[[Path], object]) -> Path:
+    """A repository that is built by the first of the processes which run the tests, and read by all."""
+    base = factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / f"shared-{name}"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (folder / "built").exists():
+            build(folder / "models")
+            (folder / "built").touch()
+    return folder / "models"
+
+
+def _presets(repo: Path, **names: str) -> None:
+    sizes = ("--img-size", "32", "--patch-size", "8", "--embed-dim", "16")
+    for name, source in names.items():
+        assert main(["build", source, "--name", name, "--repo", str(repo), *sizes]) == 0
+
+
 @pytest.fixture(scope="session")
 def small_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the model `tiny`: image 32, patch 8, width 16, seed 0. Read only."""
-    repo = tmp_path_factory.mktemp("small") / "models"
-    sizes = ("--img-size", "32", "--patch-size", "8", "--embed-dim", "16")
-    assert main(["build", "patch-embedding", "--name", "tiny", "--repo", str(repo), *sizes]) == 0
-    return repo
+    return _once(tmp_path_factory, "small", lambda repo: _presets(repo, tiny="patch-embedding"))
 
 
 @pytest.fixture(scope="session")
 def preset_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with every preset by its own name: image 32, patch 8, width 16, seed 0. Read only."""
-    repo = tmp_path_factory.mktemp("presets") / "models"
-    sizes = ("--img-size", "32", "--patch-size", "8", "--embed-dim", "16")
-    for name in PRESETS:
-        assert main(["build", name, "--name", name, "--repo", str(repo), *sizes]) == 0
-    return repo
+    names = {name: name for name in PRESETS}
+    return _once(tmp_path_factory, "presets", lambda repo: _presets(repo, **names))
 
 
 @pytest.fixture(scope="session")
 def base_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with ViT-B/16's patch embedding, seed 0, named `patch-embedding`. Read only."""
-    repo = tmp_path_factory.mktemp("base") / "models"
-    assert main(["build", "patch-embedding", "--name", "patch-embedding", "--repo", str(repo)]) == 0
-    return repo
+    line = ["build", "patch-embedding", "--name", "patch-embedding", "--repo"]
+
+    def build(repo: Path) -> None:
+        assert main([*line, str(repo)]) == 0
+
+    return _once(tmp_path_factory, "base", build)
 
 
 @pytest.fixture
@@ -98,6 +115,4 @@ def kserve_server(preset_repo: Path, tmp_path_factory: pytest.TempPathFactory) -
 @pytest.fixture(scope="session")
 def sized_repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository with the model `sized`, of any size from 8 x 8 to 64 x 64, natively 32 x 32. Read only."""
-    repo = tmp_path_factory.mktemp("sized") / "models"
-    sized_module.build(repo)
-    return repo
+    return _once(tmp_path_factory, "sized", sized_module.build)
