@@ -87,7 +87,14 @@ FAULTS = (
     Fault("gates", _DINOV3, "gate and value of one MLP swapped", _ONE, _gates),
     Fault("sine_and_cosine", _DINOV3, "sine and cosine of the queries swapped", _ONE, _sine_and_cosine),
     Fault("rotation", _DINOV3, "queries rotated the other way", _ONE, _rotation),
-    Fault("rotary_columns", _DINOV3, "rotary positions of columns for rows", _BOTH, _columns_for_rows),
+    Fault(
+        "rotary_columns",
+        _DINOV3,
+        "rotary positions of columns for rows",
+        _BOTH,
+        _columns_for_rows,
+        shared=True,
+    ),
     Fault("before_the_mlp", _DINOV3, "a hidden state from before the MLP", _ONE, _before_the_mlp),
 )
 """Those of tokens in front, of positions inside attention, of gates, and of hidden states."""
