@@ -51,6 +51,9 @@ def test_the_files_are_those_of_the_layout(repo: Path, converted: Path) -> None:
     assert files == ["config.json", "onnx/model.onnx", "preprocessor_config.json"]
     config = AutoConfig.from_pretrained(converted)
     assert (config.model_type, config.hidden_size, config.image_size, config.patch_size) == ("vit", 32, 32, 8)
+    assert (config.num_hidden_layers, config.hidden_act, config.qkv_bias) == (1, "gelu_new", False)
+    assert config.architectures == ["ViTModel"]
+    assert "_name_or_path" not in (converted / "config.json").read_text()
     processor = ViTImageProcessorPil.from_pretrained(converted)
     assert list(processor.image_mean) == pytest.approx(vits.MEAN)
     mine, its = (

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,6 +16,7 @@ import onnx
 import PIL
 from numpy.typing import NDArray
 from safetensors.numpy import save
+from torch import nn
 
 from vitral import spec as specs
 from vitral.errors import UnsupportedError
@@ -49,6 +52,9 @@ log = logging.getLogger(__name__)
 PHOTOGRAPH = "photograph.jpg"
 """File of the golden photograph."""
 
+CONFIG = "config.json"
+"""File of the configuration that a model of transformers has; it only describes the model."""
+
 
 def write_graphs(
     folder: Path,
@@ -83,6 +89,8 @@ def write_graphs(
             onnx_graph.save(folder, {item.told.file: item.model for item in graphs}, scratch=scratch)
     for item in graphs:
         item.told.fused.update(fused.counted(folder / item.told.file, item.model))
+    if (config := _config(loaded.module)) is not None:
+        _write(folder / CONFIG, config.encode())
     if loaded.embedding:
         tensors = {key: np.ascontiguousarray(array) for key, array in sorted(loaded.embedding.items())}
         _write(folder / specs.EMBEDDING, save(tensors))
@@ -154,6 +162,20 @@ def _parts(forms: Sequence[_Graph], parts: Mapping[str, Sequence[str]]) -> list[
             told = pb.Graph(file=file, input=form.told.input, outputs=outputs)
             found.append(_Graph(told, subgraphs.cut(form.model, outputs)))
     return [*found, *forms]
+
+
+def _config(module: nn.Module) -> str | None:
+    """config.json of a model of transformers, without a word of where it was loaded from."""
+    told = getattr(module, "config", None)
+    if "transformers" not in sys.modules or told is None:
+        return None
+    from transformers import PreTrainedConfig
+
+    if not isinstance(told, PreTrainedConfig):
+        return None
+    known = {key: value for key, value in told.to_diff_dict().items() if not key.startswith("_")}
+    known["architectures"] = [type(module).__name__]
+    return json.dumps(known, indent=2, sort_keys=True, default=str) + "\n"
 
 
 def write_proof(folder: Path, spec: pb.ModelSpec, verification: Verification) -> None:
