@@ -7,6 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import tritonclient.grpc as triton
+from serving import running
 
 from vitral.errors import ArtifactError
 from vitral_engine import device
@@ -77,3 +79,16 @@ def test_versions_that_are_not_there_are_told(served: Callable[..., Served]) -> 
 def test_a_named_model_is_served_whole_or_not_at_all(served: Callable[..., Served]) -> None:
     with pytest.raises(ArtifactError, match="model tiny version 3"):
         served("version_policy { all { } }", torn="3", named=True)
+
+
+def test_metadata_is_of_all_versions_or_of_the_one_that_is_named(small_repo: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "tiny"
+    shutil.copytree(small_repo / "tiny", folder)
+    shutil.copytree(folder / "1", folder / "2")
+    with (folder / "config.pbtxt").open("a") as file:
+        file.write("version_policy { all { } }")
+    with running(folder.parent, log=tmp_path / "log") as server:
+        client = triton.InferenceServerClient(server.address)
+        told = {name: list(client.get_model_metadata("tiny", name).versions) for name in ("", "1", "2")}
+        client.close()
+    assert told == {"": ["1", "2"], "1": ["1"], "2": ["2"]}

@@ -82,7 +82,9 @@ class InferenceService:
         """Inputs and outputs of a model."""
         request = read(pb.ModelMetadataRequest, message)
         entry, face = self._catalogue.find(request.name, request.version)
-        return _packed(describe.model(entry, face, versions=self._catalogue.versions(entry.name)))
+        # As Triton has it: who asks of one version is told of that one.
+        versions = [entry.version] if request.version else self._catalogue.versions(entry.name)
+        return _packed(describe.model(entry, face, versions=versions))
 
     @answers
     async def ModelConfig(self, message: bytes, context: Context, line: RequestLine) -> bytes:  # noqa: N802
