@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import family_checkpoints as families
 import numpy as np
 import onnx
 import pytest
@@ -16,6 +17,7 @@ from torch.nn import functional
 
 from vitral.v1 import model_pb2 as pb
 from vitral_export import artifact, fused, structure
+from vitral_export.cli import main
 from vitral_export.loaded import Options
 from vitral_export.modules import PatchEmbedding
 from vitral_export.operations import Program
@@ -117,3 +119,14 @@ def test_no_fused_operator_in_a_graph_with_attention_is_warned_of(
         found = fused.counted(folder / FLOAT, onnx.load(folder / FLOAT))
     said = [record.getMessage() for record in caplog.records if "fuses no operators" in record.getMessage()]
     assert bool(found) != bool(said)
+
+
+@pytest.mark.parametrize(
+    ("family", "options"), [("beit", ("--opset", "23")), ("dinov3", ("--precision", "float16"))]
+)
+def test_a_mask_and_an_empty_tensor_are_no_hindrance(
+    tmp_path: Path, family: str, options: tuple[str, ...]
+) -> None:
+    """BEiT adds positions to its scores; some steps of a DINOv3 have no values at all."""
+    line = ["build", f"hf:{families.save(family, tmp_path / family)}", "--name", "m", "--quiet"]
+    assert main([*line, "--repo", str(tmp_path / "models"), "--preprocessing", "none", *options]) == 0

@@ -98,8 +98,10 @@ def _attention(
 
 
 def _odd_attention(query: Tensor, *others: Any, **options: Any) -> Any:
-    """Attention of other than four axes, which ONNX's operator does not take; any other stays as it is."""
-    return NotImplemented if query.dim() == _HEADS_AND_TOKENS else _attention(query, *others, **options)
+    """Attention of other than four axes, or with a mask, as plainer operators; any other stays as it is."""
+    masked = (others[2] if len(others) > 2 else options.get("attn_mask")) is not None
+    plain = masked or query.dim() != _HEADS_AND_TOKENS
+    return _attention(query, *others, **options) if plain else NotImplemented
 
 
 def _batch_norm(

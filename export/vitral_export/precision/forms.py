@@ -127,7 +127,12 @@ class _Watched(Traced):
     def run_node(self, node: Node) -> Any:
         """The result of a node."""
         result = super().run_node(node)
-        if node in self.moving and isinstance(result, Tensor) and result.is_floating_point():
+        if (
+            node in self.moving
+            and isinstance(result, Tensor)
+            and result.is_floating_point()
+            and result.numel()
+        ):
             self.largest[node] = max(self.largest.get(node, 0.0), float(result.abs().max()))
         return result
 
