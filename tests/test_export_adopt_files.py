@@ -278,3 +278,11 @@ def test_where_normalisation_cannot_be_folded_in_there_is_no_uint8_graph(tmp_pat
     options = Options(prefix_tokens=("register",) * 5)
     done = adopt(file, name="m", repo=tmp_path / "models", preprocessing=tmp_path / "p.json", options=options)
     assert [graph.file for graph in done.spec.graphs] == ["model.onnx"]
+
+
+@pytest.mark.parametrize("options", [("--opset", "23"), ("--precision", "float16"), ("--dynamic-size",)])
+def test_what_would_change_the_file_is_refused(
+    tmp_path: Path, refusal: Callable[..., str], options: tuple[str, ...]
+) -> None:
+    file = onnx_files.by_hand(tmp_path / "m.onnx")
+    assert f"takes no {options[0]}: the file is what it is" in refusal(f"onnx:{file}", *options)

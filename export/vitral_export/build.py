@@ -11,9 +11,9 @@ from torch import nn
 
 from vitral.errors import InvalidArgumentError, UnsupportedError
 from vitral.v1 import model_pb2 as pb
-from vitral_engine.raw_scale import CONTRACT as RAW_SCALE
 from vitral_export import artifact, onnx_graph, preprocessing, repository, signing, sources, verify
 from vitral_export.adopted import Adopted
+from vitral_export.contract import RAW
 from vitral_export.dynamic_size import widened
 from vitral_export.loaded import Loaded, Options
 from vitral_export.precision import kinds as precisions
@@ -110,8 +110,8 @@ def build(
     signer = None if sign is None else signing.signer(sign)
     sized = widened(loaded) if dynamic_size else loaded
     chosen = with_preprocessing(sized, preprocessing, high_depth=high_depth)
-    if dynamic_size and chosen.preprocessing is not None and chosen.preprocessing.contract == RAW_SCALE:
-        raise UnsupportedError(f"contract {RAW_SCALE} resizes nothing: it takes images of one size only")
+    if dynamic_size and chosen.preprocessing is not None and chosen.preprocessing.contract == RAW:
+        raise UnsupportedError(f"contract {RAW} resizes nothing: it takes images of one size only")
     wrapped = Inference(chosen)
     with told(progress), repository.staging(folder, name) as stage:
         spec = artifact.write_graphs(

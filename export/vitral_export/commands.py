@@ -21,6 +21,7 @@ from vitral.errors import InvalidArgumentError, ProofError
 from vitral.v1 import model_pb2 as pb
 from vitral_engine.artifact import Artifact, open_artifact
 from vitral_export.losses import cosine_gaps
+from vitral_export.precision.kinds import FLOAT32
 
 if TYPE_CHECKING:
     from vitral_export.build import Exported
@@ -34,6 +35,8 @@ def _build(arguments: argparse.Namespace) -> None:
     adopted = arguments.source.startswith("onnx:")
     if arguments.reference is not None and not adopted:
         raise InvalidArgumentError(f"--reference is for onnx:FILE; {arguments.source} is its own")
+    if adopted:
+        _refuse_what_adoption_has_not(arguments)
     loaded = None if adopted else _loaded(arguments)
     with nullcontext() if arguments.quiet else reporters.on_stderr() as report:
         done = (
@@ -60,6 +63,20 @@ def _build(arguments: argparse.Namespace) -> None:
         return
     tables.show_spec(out, done.spec, path=str(done.path), cosine_gaps=cosine_gaps(done.path))
     out.print(f"installed {done.path}")
+
+
+def _refuse_what_adoption_has_not(arguments: argparse.Namespace) -> None:
+    """A file that is adopted stays what it is."""
+    from vitral_export.onnx_graph import DEFAULT_OPSET
+
+    given = {
+        "--opset": arguments.opset != DEFAULT_OPSET,
+        "--precision": arguments.precision != FLOAT32,
+        "--dynamic-size": arguments.dynamic_size,
+    }
+    for option, is_given in given.items():
+        if is_given:
+            raise InvalidArgumentError(f"source {arguments.source} takes no {option}: the file is what it is")
 
 
 def _adopt(arguments: argparse.Namespace) -> Exported:

@@ -15,6 +15,8 @@ from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec, TensorArgument
 from torch.fx import Node
 
+from vitral_export.torch_nodes import is_random, leaves
+
 Values = dict[Node, Any]
 """What is known of nodes before the program has an input: tensors, or several of them."""
 
@@ -25,7 +27,7 @@ def fold(program: ExportedProgram, *, kept: Collection[str] = ()) -> None:
     Steps that only move whole weights stay: whoever reads the graph finds the weights in them. So do the
     operators in `kept`, and what is computed from their results.
     """
-    values = _weights(program)
+    values: Values = {node: held[1] for node, held in leaves(program).items() if held is not None}
     computed: set[Node] = set()
     for node in program.graph.nodes:
         if node.op != "call_function" or node in values or str(node.target) in kept:
@@ -45,19 +47,11 @@ def fold(program: ExportedProgram, *, kept: Collection[str] = ()) -> None:
     program.graph_module.recompile()
 
 
-def _weights(program: ExportedProgram) -> Values:
-    """Parameters, buffers and constants."""
-    held = {**program.state_dict, **program.constants}
-    places = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    specs = (spec for spec in program.graph_signature.input_specs if spec.kind != InputKind.USER_INPUT)
-    return {places[spec.arg.name]: held[spec.target].detach() for spec in specs if spec.target is not None}
-
-
 def _is_constant(node: Node, values: Values) -> bool:
     """Whether a node depends on weights alone: not on the input, nor its extents, nor chance."""
-    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+    if is_random(node) or not _makes_tensors(node):
         return False
-    return _makes_tensors(node) and all(item in values for item in node.all_input_nodes)
+    return all(item in values for item in node.all_input_nodes)
 
 
 def _makes_tensors(node: Node) -> bool:

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from vitral.errors import ProofError
@@ -18,6 +20,28 @@ Known = dict[Node, Operand]
 
 Reader = Callable[[Node, Known, Builder], Operand]
 """From a node to the operand of its result."""
+
+
+def leaves(program: ExportedProgram) -> dict[Node, tuple[str, torch.Tensor] | None]:
+    """What a program takes, in its order: weights and constants with their names, and None for the input."""
+    held = {**program.state_dict, **program.constants}
+    places = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
+    found: dict[Node, tuple[str, torch.Tensor] | None] = {}
+    for spec in program.graph_signature.input_specs:
+        node = places[spec.arg.name]
+        if spec.kind == InputKind.USER_INPUT:
+            found[node] = None
+            continue
+        assert spec.target is not None
+        tensor = held[spec.target]
+        assert isinstance(tensor, torch.Tensor)
+        found[node] = spec.target, tensor.detach()
+    return found
+
+
+def is_random(node: Node) -> bool:
+    """Whether a node gives other values each time."""
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
 def shape_of(node: Node) -> Shape:

@@ -12,13 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from torch.export.graph_signature import InputKind
 from torch.fx import Node
 
 from vitral.errors import ProofError
 from vitral_export.builder import Builder
 from vitral_export.operations import INPUT, Program, Weight
-from vitral_export.torch_nodes import Known
+from vitral_export.torch_nodes import Known, is_random, leaves
 from vitral_export.torch_readers import READERS, part
 from vitral_export.torch_resize import KEPT
 from vitral_export.trace import trace
@@ -38,7 +37,7 @@ def read(module: nn.Module, shape: Sequence[int], *, sized: bool = False) -> Pro
     """
     kept = KEPT if sized else ()
     program = trace(module, shape, kept=kept)
-    known = _leaves(program)
+    known = _known(program)
     builder = Builder((None, *shape[1:]))
     for node in program.graph.nodes:
         if node.op != "call_function" or str(node.target) in _NO_STEPS or node.target is operator.mul:
@@ -60,27 +59,16 @@ def read(module: nn.Module, shape: Sequence[int], *, sized: bool = False) -> Pro
     return builder.finish([known[result] for result in results])
 
 
-def _leaves(program: torch.export.ExportedProgram) -> Known:
-    held = {**program.state_dict, **program.constants}
-    places = {node.name: node for node in program.graph.nodes if node.op == "placeholder"}
-    leaves: Known = {}
-    for spec in program.graph_signature.input_specs:
-        node = places[spec.arg.name]
-        if spec.kind == InputKind.USER_INPUT:
-            leaves[node] = INPUT
-        else:
-            assert spec.target is not None
-            tensor = held[spec.target]
-            assert isinstance(tensor, torch.Tensor)
-            leaves[node] = Weight(spec.target.removeprefix(PREFIX), tensor.detach().numpy())
-    return leaves
+def _known(program: torch.export.ExportedProgram) -> Known:
+    return {
+        node: INPUT if held is None else Weight(held[0].removeprefix(PREFIX), held[1].numpy())
+        for node, held in leaves(program).items()
+    }
 
 
 def _is_constant(node: Node, known: Known) -> bool:
     """Whether a node depends on weights alone: not on the input, nor its extents, nor chance."""
-    if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
-        return False
-    return all(isinstance(known.get(item), Weight) for item in node.all_input_nodes)
+    return not is_random(node) and all(isinstance(known.get(item), Weight) for item in node.all_input_nodes)
 
 
 def _computed(node: Node, known: Known) -> Weight:

@@ -18,6 +18,7 @@ from vitral_server.batcher import Ticket
 from vitral_server.call import Door, EmbedCall, Picture
 from vitral_server.plan import Plan
 from vitral_server.reply import Assembly
+from vitral_server.target import Target
 
 _AT_ONCE = 1 << 20
 """Bytes of one request that the event loop itself may make rows of: more would hold up everybody."""
@@ -130,7 +131,6 @@ class Feed:
             UnavailableError: the session is dead or closed.
         """
         assembly, plan, now, alone = self._assembly, self._plan, monotonic(), self._permit.alone
-        own, others = plan.target.size, plan.others
         tickets: dict[Door, list[Ticket]] = {}
         for index, (door, row) in enumerate(zip(plan.doors, self._rows, strict=True)):
             if isinstance(row, ImageError):
@@ -138,7 +138,8 @@ class Feed:
             elif row is not None:
                 assembly.stages.decode += row.decode_ms
                 assembly.stages.preprocess += row.preprocess_ms
-                size = others[index].size if index in others else own  # type: ignore[union-attr]  # it has a row
+                target = plan.of(index)
+                size = target.size if isinstance(target, Target) else None
                 tickets.setdefault(door, []).append(Ticket(assembly, index, row.array, now, alone, size))
         self._rows = []
         for door, queued in tickets.items():

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.export.graph_signature import InputKind
 from torch.fx import Interpreter, Node
 
+from vitral_export.torch_nodes import leaves
 from vitral_export.trace import trace
 from vitral_export.wrap import PREFIX
 
@@ -28,11 +27,10 @@ class Traced(Interpreter):
     def __init__(self, module: nn.Module, shape: Sequence[int]) -> None:
         program = trace(module, shape)
         super().__init__(program.graph_module)
-        self._leaves = _leaves(program)
-        nodes = list(program.graph.nodes)
-        places = [node for node in nodes if node.op == "placeholder"]
-        self.input = places[self._leaves.index(None)]
-        self.moving = _behind({self.input}, nodes)
+        taken = leaves(program)
+        self._leaves = [None if held is None else held[1] for held in taken.values()]
+        self.input = next(node for node, held in taken.items() if held is None)
+        self.moving = _behind({self.input}, list(program.graph.nodes))
 
     def __call__(self, rows: Tensor) -> tuple[Tensor, ...]:
         """The outputs for a batch of rows."""
@@ -55,23 +53,6 @@ def path_of(node: Node) -> str:
     paths = [path for path, _ in stack.values()]
     path = paths[-1].removeprefix(PREFIX.rstrip(".")).lstrip(".") if paths else ""
     return f"{path} ({node.name})" if path else node.name
-
-
-def _leaves(program: torch.export.ExportedProgram) -> list[Tensor | None]:
-    """The tensors that the program takes, in order; None for the input."""
-    held = {**program.state_dict, **program.constants}
-
-    def leaves() -> Iterator[Tensor | None]:
-        for spec in program.graph_signature.input_specs:
-            if spec.kind == InputKind.USER_INPUT:
-                yield None
-            else:
-                assert spec.target is not None
-                tensor = held[spec.target]
-                assert isinstance(tensor, Tensor)
-                yield tensor.detach()
-
-    return list(leaves())
 
 
 def _behind(first: set[Node], nodes: Sequence[Node]) -> set[Node]:
