@@ -236,7 +236,9 @@ class Item(_message.Message):
     """Bytes of an image file."""
     @_builtins.property
     def pixels(self) -> _tensor_pb2.Tensor:
-        """uint8 H x W x 3 of any size, preprocessed like a decoded file."""
+        """uint8 H x W x 3 of any size, preprocessed like a decoded file; under raw-scale, H x W x C of the model's
+        own size: uint8, uint16, int16 or float32.
+        """
 
     @_builtins.property
     def prepared(self) -> _tensor_pb2.Tensor:

@@ -793,7 +793,7 @@ class GoldenPhotograph(_message.Message):
     file: _builtins.str
     """File in the version folder."""
     pixels_sha256: _builtins.str
-    """sha256 (hex) of the uint8 pixels after the resize."""
+    """sha256 (hex) of the pixels after the resize: uint8, float32 under the contracts that resize in floats."""
     credit: _builtins.str
     """Where the picture is from, and its licence."""
     @_builtins.property
