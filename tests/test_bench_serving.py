@@ -233,5 +233,5 @@ def test_the_command_measures_judges_and_writes(
     judged = {goal["what"] for goal in document["goals"] if goal["met"] is not None}
     assert judged == {"W1-half served / limit", "W1-half, open loop at 70 % of peak, p99 / p50"}
     with Image.open(tmp_path / "all.png") as drawn:
-        assert drawn.size == (1540, 1100)
+        assert drawn.size == (1540, 1045)
     assert "W1-half served / limit" in capsys.readouterr().out
